@@ -1,0 +1,1 @@
+"""The paper, in torch: networks, propagation and heads. Stateless between calls."""

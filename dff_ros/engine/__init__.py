@@ -1,0 +1,1 @@
+"""One video: frame in, result out."""
