@@ -1,0 +1,187 @@
+"""Bundles: a folder with ``model.yaml`` (the card) and ``weights.safetensors``.
+
+The card says everything that the weights alone do not: architecture, classes, preprocessing, terms, how it was trained
+and what it reached. Weights load without executing code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dff_ros.core.feature_network import CompactFeatureNetwork, ResNetFeatureNetwork
+from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
+from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.rfcn import RFCNHead
+from dff_ros.core.segmentation import SegmentationHead
+
+CARD_FILE = "model.yaml"
+WEIGHTS_FILE = "weights.safetensors"
+FEATURE_NETWORKS = "dff_ros.feature_networks"
+"""Entry-point group: a user's own per-frame network joins by ``name = module:factory``; the card's ``kind`` names it."""
+
+
+class BundleError(ValueError):
+    """A bundle that is missing, incomplete or does not fit its card: one line that says which and why."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What ``model.yaml`` says."""
+
+    name: str
+    description: str
+    architecture: Mapping[str, Any]
+    """``feature_network`` and ``flow_network``, each with its ``kind`` and arguments, and optionally ``segmentation``, ``detection``."""
+    licence: str
+    segmentation_classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    ignored_labels: tuple[int, ...] = ()
+    detection_classes: tuple[str, ...] = ()
+    input_pixels: int = 172_800
+    provenance: tuple[str, ...] = ()
+    recipe: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_bundle(name_or_path: str) -> Path:
+    """The folder of a bundle: a path as it is, a name under ``models/`` beside the package or where it is installed."""
+    folders = [Path(name_or_path).expanduser()] if name_or_path else []
+    if name_or_path and Path(name_or_path).name == name_or_path:
+        prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+        roots = [Path(__file__).resolve().parents[2], *(p / "share" / "dff_ros" for p in (*prefixes, Path(sys.prefix)))]
+        folders += [root / "models" / name_or_path for root in roots]
+    for folder in folders:
+        if (folder / CARD_FILE).is_file():
+            return folder
+    raise BundleError(f"no bundle {name_or_path!r}: expected a folder with {CARD_FILE}, looked in {', '.join(map(str, folders)) or 'no place'}")
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a bundle; raises BundleError with what is missing or wrong."""
+    try:
+        content = yaml.safe_load((folder / CARD_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BundleError(f"{folder / CARD_FILE}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{folder / CARD_FILE}: expected a mapping, got {type(content).__name__}")
+    try:
+        card = Card(**{key: _frozen(value) for key, value in content.items()})
+        _check(card)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{folder / CARD_FILE}: {str(error).replace('Card.__init__() ', '')}") from error
+    return card
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _check(card: Card) -> None:
+    for item in fields(Card):
+        expected = {"str": str, "int": int}.get(str(item.type), Mapping if "Mapping" in str(item.type) else tuple)
+        if not isinstance(getattr(card, item.name), expected):
+            raise ValueError(f"{item.name} should be of type {expected.__name__}, got {getattr(card, item.name)!r}")
+    for part in ("feature_network", "flow_network"):
+        if not isinstance(card.architecture.get(part), Mapping) or "kind" not in card.architecture[part]:
+            raise ValueError(f"architecture should name a {part} with its kind")
+    for task, classes in (("segmentation", card.segmentation_classes), ("detection", card.detection_classes)):
+        if (task in card.architecture) != bool(classes):
+            raise ValueError(f"{task} should stand in the architecture and have classes, or neither")
+    if card.segmentation_classes and len(card.palette) != len(card.segmentation_classes):
+        raise ValueError(f"palette should have {len(card.segmentation_classes)} colours, got {len(card.palette)}")
+    if not 1024 <= card.input_pixels <= 8_000_000:
+        raise ValueError(f"input_pixels should lie in 1024..8000000, got {card.input_pixels}")
+
+
+def _feature_network(kind: str) -> Callable[..., nn.Module]:
+    known: dict[str, Callable[..., nn.Module]] = {"resnet": ResNetFeatureNetwork, "compact": CompactFeatureNetwork}
+    if kind in known:
+        return known[kind]
+    plugins = {point.name: point for point in entry_points(group=FEATURE_NETWORKS)}
+    if kind in plugins:
+        factory: Callable[..., nn.Module] = plugins[kind].load()
+        return factory
+    raise ValueError(f"feature_network kind should be one of {', '.join([*known, *plugins])}, got {kind!r}")
+
+
+def build_flow_network(architecture: Mapping[str, Any], *, channels: int, stride: int) -> nn.Module:
+    """A flow network for features of ``channels`` and ``stride``; raises ValueError naming the kinds."""
+    arguments = dict(architecture)
+    kind = arguments.pop("kind")
+    if kind == "dis":
+        return DISFlow(stride=stride, **arguments)
+    if kind in FLOWNETS:
+        return FlowNetS(channels=channels, stride=stride, **FLOWNETS[kind], **arguments)
+    raise ValueError(f"flow_network kind should be one of dis, {', '.join(FLOWNETS)}, got {kind!r}")
+
+
+def build_model(card: Card) -> DeepFeatureFlow:
+    """The networks that a card describes, with fresh weights; raises ValueError or TypeError where it describes none."""
+    arguments = dict(card.architecture["feature_network"])
+    feature_network: Any = _feature_network(arguments.pop("kind"))(**arguments)
+    channels, stride = feature_network.channels, feature_network.stride
+    flow_network = build_flow_network(card.architecture["flow_network"], channels=channels, stride=stride)
+    heads: list[nn.Module] = []
+    if "segmentation" in card.architecture:
+        heads.append(SegmentationHead(channels, classes=len(card.segmentation_classes), **(card.architecture["segmentation"] or {})))
+    if "detection" in card.architecture:
+        heads.append(RFCNHead(channels, classes=len(card.detection_classes), stride=stride, **card.architecture["detection"]))
+    return DeepFeatureFlow(feature_network, flow_network, heads=heads)
+
+
+def load_bundle(name_or_path: str) -> tuple[Card, DeepFeatureFlow]:
+    """The card and the model in evaluation mode, float32, on the CPU; raises BundleError in one clear line."""
+    folder = find_bundle(name_or_path)
+    card = read_card(folder)
+    try:
+        model = build_model(card)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{folder / CARD_FILE}: {error}") from error
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+        model.load_state_dict({name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BundleError(f"{folder / WEIGHTS_FILE}: {' '.join(str(error).split())[:300]}") from error
+    return card, model.eval()
+
+
+def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeatureFlow:
+    """The same model with another flow network; raises BundleError where that one would need weights the bundle lacks."""
+    if kind == card.architecture["flow_network"]["kind"]:
+        return model
+    try:
+        flow_network = build_flow_network({"kind": kind}, channels=model.channels, stride=model.stride)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    if any(True for _ in flow_network.parameters()):
+        raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis needs none")
+    return DeepFeatureFlow(model.feature_network, flow_network, heads=model.heads.values())
+
+
+def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:
+    """Write card and weights (float16) into ``folder``, which is made where needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: (weight.half() if weight.is_floating_point() else weight).contiguous().cpu() for name, weight in model.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS_FILE)
+    content = {item.name: _plain(getattr(card, item.name)) for item in fields(Card)}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,192 @@
+"""N_feat of the paper: the slow network that runs on key frames only.
+
+A feature network takes ``image`` (N, 3, H, W), RGB in 0..1 with H and W multiples of ``stride``, and returns the
+feature (N, channels, H / stride, W / stride) that is cached and propagated. It normalises the image itself, so that
+preprocessing and weights cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class FeatureNetwork(Protocol):
+    """The seam for a user's own network: an ``nn.Module`` with these attributes."""
+
+    channels: int
+    stride: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> (N, channels, H / stride, W / stride)."""
+        ...
+
+
+class Normalise(nn.Module):
+    """Subtract the mean and divide by the standard deviation of each channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size at stride 1, and batch norm."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """ResNet's block of two 3x3 convolutions (He et al. 2016), parameter names as torchvision's."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, *, stride: int = 1, dilation: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, dilation, dilation=dilation, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = downsample
+
+    def forward(self, feature: Tensor) -> Tensor:
+        shortcut = feature if self.downsample is None else self.downsample(feature)
+        inner = F.relu(self.bn1(self.conv1(feature)))
+        return F.relu(self.bn2(self.conv2(inner)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """ResNet's 1x1, 3x3, 1x1 block; the stride sits in the 3x3, as in torchvision (the paper's models: in the first 1x1)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, *, stride: int = 1, dilation: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.downsample = downsample
+
+    def forward(self, feature: Tensor) -> Tensor:
+        shortcut = feature if self.downsample is None else self.downsample(feature)
+        inner = F.relu(self.bn1(self.conv1(feature)))
+        inner = F.relu(self.bn2(self.conv2(inner)))
+        return F.relu(self.bn3(self.conv3(inner)) + shortcut)
+
+
+RESNETS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNetBackbone(nn.Module):
+    """ResNet without its classifier; the last stage keeps stride 16 and has dilation 2 in all its 3x3 convolutions (DFF, sec. 4.1).
+
+    State-dict keys are torchvision's, so that its ImageNet weights load as they are.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        block, counts = RESNETS[depth]
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(block, 64, 64, counts[0], stride=1, dilation=1)
+        self.layer2 = _stage(block, 64 * block.expansion, 128, counts[1], stride=2, dilation=1)
+        self.layer3 = _stage(block, 128 * block.expansion, 256, counts[2], stride=2, dilation=1)
+        self.layer4 = _stage(block, 256 * block.expansion, 512, counts[3], stride=1, dilation=2)
+        self.channels = 512 * block.expansion
+
+    def forward(self, image: Tensor) -> Tensor:
+        feature = F.max_pool2d(F.relu(self.bn1(self.conv1(image))), 3, 2, 1)
+        return self.layer4(self.layer3(self.layer2(self.layer1(feature))))  # type: ignore[no-any-return]
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], inputs: int, planes: int, count: int, *, stride: int, dilation: int
+) -> nn.Sequential:
+    outputs = planes * block.expansion
+    downsample = conv_norm(inputs, outputs, 1, stride=stride) if stride != 1 or inputs != outputs else None
+    first = block(inputs, planes, stride=stride, dilation=dilation, downsample=downsample)
+    return nn.Sequential(first, *(block(outputs, planes, dilation=dilation) for _ in range(count - 1)))
+
+
+class ResNetFeatureNetwork(nn.Module):
+    """The paper's N_feat: dilated ResNet, then a 3x3 convolution with dilation 6 to ``channels``, ReLU (DFF, sec. 4.1)."""
+
+    stride = 16
+
+    def __init__(
+        self, depth: int = 101, *, channels: int = 1024, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
+        super().__init__()
+        if depth not in RESNETS:
+            raise ValueError(f"depth should be one of {', '.join(map(str, RESNETS))}, got {depth}")
+        self.channels = channels
+        self.normalise = Normalise(mean, std)
+        self.backbone = ResNetBackbone(depth)
+        self.reduce = nn.Conv2d(self.backbone.channels, channels, 3, padding=6, dilation=6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.relu(self.reduce(self.backbone(self.normalise(image).to(self.reduce.weight.dtype))))
+
+
+class CompactFeatureNetwork(nn.Module):
+    """A residual network of our own for CPUs: stride 8, so that people 20 px wide still cover cells.
+
+    Three stages of basic blocks, the last one at stride 8 with growing dilation for context (no further stride), and a
+    dilated 3x3 reduction to ``channels`` as in the paper. Width and depth scale the cost.
+    """
+
+    stride = 8
+
+    def __init__(
+        self,
+        *,
+        channels: int = 128,
+        width: int = 32,
+        blocks: Sequence[int] = (1, 2, 6),
+        dilations: Sequence[int] = (1, 2, 4, 8, 4, 2),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        if len(blocks) != 3 or len(dilations) != blocks[2]:
+            raise ValueError(f"blocks should be three counts and dilations one for each of the last, got {blocks} and {dilations}")
+        self.channels = channels
+        self.normalise = Normalise(mean, std)
+        self.stem = conv_norm(3, width, stride=2)
+        self.stage2 = _stage(BasicBlock, width, width, blocks[0], stride=1, dilation=1)
+        self.stage4 = _stage(BasicBlock, width, 2 * width, blocks[1], stride=2, dilation=1)
+        self.stage8 = nn.Sequential(
+            conv_norm(2 * width, 4 * width, stride=2), nn.ReLU(), *(BasicBlock(4 * width, 4 * width, dilation=d) for d in dilations)
+        )
+        self.context = nn.Conv2d(4 * width, 4 * width, 1)
+        self.reduce = nn.Conv2d(4 * width, channels, 3, padding=2, dilation=2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        feature = F.relu(self.stem(self.normalise(image).to(self.context.weight.dtype)))
+        feature = self.stage8(self.stage4(self.stage2(feature)))
+        # The mean feature tells every cell what kind of scene it stands in (as ParseNet and ASPP's pooled branch do).
+        scene = self.context(feature.mean(dim=(2, 3), keepdim=True))
+        return F.relu(self.reduce(F.relu(feature + scene)))

@@ -1,0 +1,181 @@
+"""F of the paper: the fast network between a frame and its key frame.
+
+A flow network first turns each image into what it needs of it (``prepare``, once a frame), then reads two of those. Flow
+points from the current frame back to the key frame, in feature cells, because that is what the warp samples with.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dff_ros.core.feature_network import IMAGENET_MEAN
+from dff_ros.core.propagate import FlowFields
+
+FLOWNET_UNIT = 20.0
+"""FlowNet predicts flow / 20, in pixels of its half-size input (the authors' code)."""
+
+FLOWNET_MAP_STRIDE = 8
+"""Image pixels per cell of FlowNet-S's last map: four times its half-size input."""
+
+
+class FlowNetwork(Protocol):
+    """The seam for a user's own flow network."""
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in 0..1 -> what the network reads of one image; kept with the key frame."""
+        ...
+
+    def __call__(self, current: Tensor, key: Tensor) -> FlowFields:
+        """Two prepared images -> flow and scale at feature resolution."""
+        ...
+
+
+class DISFlow(nn.Module):
+    """Dense inverse search (Kroeger et al. 2016, OpenCV) on half-size grey images: no training, scale 1.
+
+    The paper's "SFF" with a hand-made flow. It runs on the host, wherever the other networks run.
+    """
+
+    def __init__(self, *, stride: int) -> None:
+        super().__init__()
+        if stride % 2:
+            raise ValueError(f"stride should be even, got {stride}")
+        self.stride = stride
+        self._per_thread = threading.local()  # OpenCV's object keeps buffers, so two cameras must not share one
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, H / 2, W / 2) uint8 grey on the host."""
+        half = F.avg_pool2d(image.float(), 2)
+        grey = half[:, 0] * 0.299 + half[:, 1] * 0.587 + half[:, 2] * 0.114
+        return (grey * 255.0 + 0.5).to(torch.uint8).cpu()
+
+    def forward(self, current: Tensor, key: Tensor) -> FlowFields:
+        """Flow (N, 2, H / stride, W / stride) on the host."""
+        cell = self.stride // 2  # half-size pixels per feature cell
+        flows = [self._flow(now.numpy(), then.numpy()) for now, then in zip(current, key)]
+        pixels = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+        return FlowFields(F.avg_pool2d(pixels, cell) / cell)
+
+    def _flow(self, current: np.ndarray, key: np.ndarray) -> np.ndarray:
+        if not hasattr(self._per_thread, "dis"):
+            self._per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        if min(current.shape) < 16:  # DIS needs a patch and a pyramid; what is smaller than that cannot have moved measurably
+            return np.zeros((*current.shape, 2), np.float32)
+        flow: np.ndarray = self._per_thread.dis.calc(current, key, None)
+        return flow
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.LeakyReLU(0.1))
+
+
+class InceptionBlock(nn.Module):
+    """Three parallel paths (1x1, 3x3, two 3x3) behind 1x1 reductions (Szegedy et al. 2015), concatenated."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        quarter, eighth = outputs // 4, outputs // 8
+        self.point = _conv(inputs, quarter, 1, stride)
+        self.small = nn.Sequential(_conv(inputs, quarter, 1), _conv(quarter, outputs - 2 * quarter, 3, stride))
+        self.large = nn.Sequential(_conv(inputs, eighth, 1), _conv(eighth, quarter, 3, stride), _conv(quarter, quarter, 3))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return torch.cat([self.point(feature), self.small(feature), self.large(feature)], dim=1)
+
+
+class FlowNetS(nn.Module):
+    """FlowNet-S (Dosovitskiy et al. 2015) with the paper's two outputs, flow and scale (DFF, sec. 4.2).
+
+    ``width`` multiplies every channel count; with ``inception`` the encoder is of inception blocks. ``FLOWNETS`` names the
+    paper's three. ``stride`` is the feature network's (8 or 16, or another multiple of 8).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        stride: int = 16,
+        width: float = 1.0,
+        inception: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+    ) -> None:
+        super().__init__()
+        if stride % FLOWNET_MAP_STRIDE:
+            raise ValueError(f"stride should be a multiple of {FLOWNET_MAP_STRIDE}, got {stride}")
+        c64, c128, c256, c512, c1024 = (max(8, int(count * width)) for count in (64, 128, 256, 512, 1024))
+        self.pool = stride // FLOWNET_MAP_STRIDE
+        self.cells_per_unit = FLOWNET_UNIT * 2.0 / stride
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.conv1 = _conv(6, c64, 7, 2)
+        self.conv2 = _stage(c64, c128, 5, inception, again=False)
+        self.conv3 = _stage(c128, c256, 5, inception)
+        self.conv4 = _stage(c256, c512, 3, inception)
+        self.conv5 = _stage(c512, c512, 3, inception)
+        self.conv6 = _stage(c512, c1024, 3, inception)
+        self.up5 = DecoderStep(c1024, c512)
+        self.up4 = DecoderStep(c512 + c512 + 2, c256)
+        self.up3 = DecoderStep(c512 + c256 + 2, c128)
+        self.up2 = DecoderStep(c256 + c128 + 2, c64)
+        last = c128 + c64 + 2
+        self.flow = nn.Conv2d(last, 2, 3, padding=1)
+        # The scale starts as 1 everywhere: zero weights beside a bias of 1 that does not learn (the authors' code).
+        self.scale = nn.Conv2d(last, channels, 1, bias=False)
+        nn.init.zeros_(self.scale.weight)
+
+    mean: Tensor
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> mean-subtracted, half size, rounded up."""
+        return F.avg_pool2d(image - self.mean.to(image.dtype), 2, ceil_mode=True)
+
+    def forward(self, current: Tensor, key: Tensor) -> FlowFields:
+        """Flow (N, 2, h, w) in feature cells and scale (N, channels, h, w), both float32."""
+        conv1 = self.conv1(torch.cat([current, key], dim=1).to(self.flow.weight.dtype))
+        conv2 = self.conv2(conv1)
+        conv3 = self.conv3(conv2)
+        conv4 = self.conv4(conv3)
+        conv5 = self.conv5(conv4)
+        merged = self.up5(self.conv6(conv5), conv5)
+        merged = self.up2(self.up3(self.up4(merged, conv4), conv3), conv2)
+        merged = F.avg_pool2d(merged, self.pool, ceil_mode=True) if self.pool > 1 else merged
+        return FlowFields(self.flow(merged).float() * self.cells_per_unit, self.scale(merged).float() + 1.0)
+
+
+FLOWNETS: dict[str, dict[str, Any]] = {
+    "flownet": {},
+    "flownet_half": {"width": 0.5},
+    "flownet_inception": {"width": 0.5, "inception": True},
+}
+"""The paper's three: 10.9, 3.0 and about 1.5 GMAC at 1024x512. The layers of FlowNet Inception were never published: it costs
+1/8 of FlowNet-S, and these are our own at that cost."""
+
+
+class DecoderStep(nn.Module):
+    """One refinement of FlowNet-S: the skip connection, the deconvolved map and the upsampled coarser flow, side by side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.flow = nn.Conv2d(inputs, 2, 3, padding=1)
+        self.up_flow = nn.ConvTranspose2d(2, 2, 4, 2, 1)
+        self.up = nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.1))
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        height, width = skip.shape[2:]  # odd sizes round up on the way down, so the way up is cut back
+        up = self.up(coarse)[:, :, :height, :width]
+        up_flow = self.up_flow(self.flow(coarse))[:, :, :height, :width]
+        return torch.cat([skip, up, up_flow], dim=1)
+
+
+def _stage(inputs: int, outputs: int, kernel: int, inception: bool, *, again: bool = True) -> nn.Sequential:
+    """Halve the resolution, then (except for conv2) one more convolution at the new one."""
+    if inception:
+        return nn.Sequential(InceptionBlock(inputs, outputs, 2), *([InceptionBlock(outputs, outputs)] if again else []))
+    return nn.Sequential(_conv(inputs, outputs, kernel, 2), *([_conv(outputs, outputs, 3)] if again else []))

@@ -1,0 +1,62 @@
+"""Deep Feature Flow put together from its parts: N_feat, F and the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from dff_ros.core.results import Detections, ImageGeometry, LabelMap, Task
+
+
+class Head(Protocol):
+    """N_task of the paper: raw maps from a feature, and results from raw maps."""
+
+    task: Task
+
+    def __call__(self, feature: Tensor) -> Any:
+        """(N, channels, H, W) -> raw maps, which losses and ``decode`` read."""
+        ...
+
+    def decode(self, maps: Any, geometry: ImageGeometry) -> Detections | LabelMap:
+        """Raw maps of one image -> results in source pixels, on the host."""
+        ...
+
+
+class DeepFeatureFlow(nn.Module):
+    """The parts of one bundle. It holds weights only: what is remembered of a video lives in the engine.
+
+    ``feature_network`` maps an image to the feature, ``flow_network`` two prepared images to flow and scale, and each head
+    reads the feature, whether computed or propagated.
+    """
+
+    def __init__(self, feature_network: nn.Module, flow_network: nn.Module, *, heads: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.feature_network: Any = feature_network
+        self.flow_network: Any = flow_network
+        self.heads = nn.ModuleDict({_task_of(head).value: head for head in heads})
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per feature cell."""
+        return int(self.feature_network.stride)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature."""
+        return int(self.feature_network.channels)
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """What this model answers."""
+        return frozenset(Task(name) for name in self.heads)
+
+    def head(self, task: Task) -> Any:
+        """The head of one task; raises KeyError where the model has none."""
+        return self.heads[task.value]
+
+
+def _task_of(head: Any) -> Task:
+    task: Task = head.task
+    return task

@@ -1,0 +1,67 @@
+"""Feature propagation: W of the paper (DFF, eq. 2-4), a bilinear warp times a scale field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FlowFields:
+    """What a flow network says about a frame and its key frame.
+
+    ``flow`` is (N, 2, H, W), (dx, dy) in feature cells, from the current frame back to the key frame;
+    ``scale`` is (N, C, H, W) and multiplies the warped feature, or None where it is 1 everywhere.
+    """
+
+    flow: Tensor
+    scale: Tensor | None = None
+
+
+def cell_grid(height: int, width: int, device: torch.device) -> Tensor:
+    """The (1, 2, height, width) float32 coordinates (x, y) of every cell centre, in cells."""
+    ys, xs = torch.meshgrid(
+        torch.arange(height, device=device, dtype=torch.float32),
+        torch.arange(width, device=device, dtype=torch.float32),
+        indexing="ij",
+    )
+    return torch.stack([xs, ys]).unsqueeze(0)
+
+
+def warp(key_feature: Tensor, flow: Tensor) -> Tensor:
+    """Sample ``key_feature`` (N, C, H, W) at p + flow(p), bilinearly (DFF, eq. 2-3).
+
+    ``flow`` is (N, 2, H, W), (dx, dy) in feature cells, from the current frame back to the key frame.
+    Zero flow returns the feature unchanged; what lies outside the key frame reads as zero.
+    Raises ValueError where the two do not fit.
+    """
+    batch, _, height, width = key_feature.shape
+    if flow.shape != (batch, 2, height, width):
+        raise ValueError(f"flow should be {(batch, 2, height, width)}, got {tuple(flow.shape)}")
+    if width == 1 or height == 1:
+        return _warp_through_padding(key_feature, flow)
+    flow = flow.to(torch.promote_types(flow.dtype, torch.float32))  # half-precision coordinates are off by whole cells
+    position = cell_grid(height, width, flow.device).to(flow.dtype) + flow
+    # With align_corners cell i lies at 2 i / (size - 1) - 1, so zero flow hits cell centres exactly.
+    x = position[:, 0] * (2.0 / (width - 1)) - 1.0
+    y = position[:, 1] * (2.0 / (height - 1)) - 1.0
+    return F.grid_sample(key_feature.to(flow.dtype), torch.stack([x, y], dim=-1), align_corners=True, padding_mode="zeros")
+
+
+def _warp_through_padding(key_feature: Tensor, flow: Tensor) -> Tensor:
+    """The warp of a map that is one cell high or wide: padded with zeros it is like any other."""
+    padded = warp(F.pad(key_feature, (1, 1, 1, 1)), F.pad(flow, (1, 1, 1, 1)))
+    return padded[:, :, 1:-1, 1:-1]
+
+
+def propagate(key_feature: Tensor, fields: FlowFields) -> Tensor:
+    """Carry ``key_feature`` (N, C, H, W) to the current frame: warped, then multiplied by the scale (DFF, eq. 4)."""
+    feature = warp(key_feature, fields.flow)
+    if fields.scale is None:
+        return feature
+    if fields.scale.shape != feature.shape:
+        raise ValueError(f"scale should be {tuple(feature.shape)}, got {tuple(fields.scale.shape)}")
+    return feature * fields.scale.to(feature.dtype)
