@@ -1,0 +1,78 @@
+"""The training set: several sources mixed, every sample a function of the seed and its index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset, get_worker_info
+
+from dff_train.augment import NETWORK_PIXELS, Augmentation, augment
+from dff_train.readers import CamVidStills, DataError, HighwayFrames, PetsFrames
+from dff_train.samples import Sample
+from dff_train.source_pairs import LONGEST_OFFSET, Source
+
+SOURCES: Mapping[str, Callable[[Path], Source]] = {
+    CamVidStills.name: lambda data: CamVidStills(data / "camvid" / "train"),
+    PetsFrames.name: lambda data: PetsFrames(data / "pets09"),
+    HighwayFrames.name: lambda data: HighwayFrames(data / "highway"),
+}
+"""Name of a source, as recipes give it -> its training part under a DATA folder (docs/data.md), decoded into memory."""
+
+
+class MixedDataset(Dataset[Sample]):
+    """Endless samples of several sources: ``dataset[i]`` is the same sample in any order and any process, for every i >= 0."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        augmentation: Augmentation | None = None,
+        *,
+        seed: int = 0,
+        max_offset: int = LONGEST_OFFSET,
+    ) -> None:
+        """``weights`` are the shares of the sources; pairs are 0..``max_offset`` frames apart, with 0 every sample is a still."""
+        if not sources or len(sources) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"expected a weight of at least 0 for each of {len(sources)} sources, not all 0, got {list(weights)}")
+        self.sources = list(sources)
+        self.shares = np.asarray(weights, float) / sum(weights)
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed
+        self.max_offset = max_offset
+
+    def __getitem__(self, index: int) -> Sample:
+        if get_worker_info() is not None:
+            # A loader is a process of its own: OpenCV's threads would only take cores from the training, and hang after a fork.
+            cv2.setNumThreads(1)
+        rng = np.random.default_rng((self.seed, index))
+        source = self.sources[rng.choice(len(self.sources), p=self.shares)]
+        return augment(source.pair(int(rng.integers(len(source))), rng, self.max_offset), self.augmentation, rng)
+
+
+def open_sources(data: Path, names: Sequence[str]) -> list[Source]:
+    """The named sources; raises DataError where one is unknown or its files are missing."""
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise DataError(f"sources are {', '.join(SOURCES)}, got {', '.join(unknown)}")
+    return [SOURCES[name](data) for name in names]
+
+
+def mixed_dataset(
+    data: Path,
+    shares: Mapping[str, float],
+    *,
+    crop: tuple[int, int],
+    seed: int = 0,
+    max_offset: int = LONGEST_OFFSET,
+    input_pixels: int = NETWORK_PIXELS,
+    flow: bool = False,
+) -> MixedDataset:
+    """The data set of a recipe: ``shares`` maps names of SOURCES to shares of the samples.
+
+    ``crop`` is (height, width) in network pixels; ``flow`` adds exact flow and visibility where they are known.
+    """
+    augmentation = Augmentation(crop=crop, pixels=input_pixels, flow=flow)
+    return MixedDataset(open_sources(data, list(shares)), list(shares.values()), augmentation, seed=seed, max_offset=max_offset)
