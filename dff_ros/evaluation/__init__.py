@@ -1,0 +1,1 @@
+"""Replays of recordings without ROS, scored against truth and against per-frame."""

@@ -1,0 +1,167 @@
+"""What ``dff_replay`` is told: the command line, and the node's parameter files read without ROS."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from dff_ros.engine.loading import OPTIONAL_PARTS
+from dff_ros.engine.settings import EngineSettings
+
+NODE_ONLY = frozenset({"image_transport", "autostart", "report_cost", "class_id_format", "max_image_age", "jpeg_quality"})
+"""Parameters of ``dff_node`` that are not the engine's; a test holds them against the node's declarations."""
+
+ROS_OWN = frozenset({"use_sim_time", "qos_overrides", "start_type_description_service"})
+"""Parameters that every ROS node has."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with code 2 and one line where it is wrong."""
+    parser = Parser(prog="dff_replay", description="Run the engine over a recording, without ROS, and score it.", allow_abbrev=False)
+    _add_input(parser)
+    _add_engine(parser)
+    _add_truth(parser)
+    measure = parser.add_argument_group("what is measured and written")
+    measure.add_argument("--baseline", action="store_true", help="run per-frame on the same frames, interleaved, and compare")
+    measure.add_argument("--every-offset", action="store_true", help="with fixed:N: score every frame at each age 0..N-1")
+    measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
+    measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    options = parser.parse_args(arguments)
+    if options.rate is not None and options.frames is None:
+        parser.error("--rate belongs to --frames")
+    if options.topic is not None and options.bag is None:
+        parser.error("--topic belongs to --bag")
+    if options.every_offset and options.video_out:
+        parser.error("--video-out shows one run, --every-offset makes many")
+    return options
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input")
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--frames", type=Path, metavar="DIR", help="folder of images, in the order of their names")
+    source.add_argument("--video", type=Path, metavar="FILE")
+    source.add_argument("--bag", type=Path, metavar="DIR", help="rosbag2, sqlite3 or mcap")
+    group.add_argument("--rate", type=positive, metavar="HZ", help="frames per second of --frames")
+    group.add_argument("--topic", metavar="T", help="image topic of --bag; found where there is only one")
+    group.add_argument("--range", type=inclusive_range, metavar="A:B", help="source frames from A to B, both included")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine", "given here they win over --params")
+    group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
+    group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE]")
+    group.add_argument("--params", type=Path, metavar="FILE.yaml", help="the node's parameter file, or plain names and values")
+    group.add_argument("--without", type=parts, default=frozenset(), metavar="refine,scale", help="parts of the bundle to leave out")
+    group.add_argument("--flow", metavar="NAME", help="flow network in place of the bundle's, for example dis")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"))
+
+
+def _add_truth(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("ground truth", "images belong to frames by stem, else by trailing number")
+    group.add_argument("--labels", type=Path, metavar="DIR", help="images of class ids")
+    group.add_argument("--ignore", type=ids, default=(), metavar="11,255", help="ids not scored, besides the bundle's and 255")
+    table = "frame,id,left,top,width,height of the source video"
+    group.add_argument("--boxes", type=file_and_class, action="append", default=[], metavar="FILE.csv:CLASS", help=table)
+    masks = "objects are the connected components of value 255"
+    group.add_argument("--box-masks", type=file_and_class, action="append", default=[], metavar="DIR:CLASS", help=masks)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = _converted(float, text, "a number")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"should be more than 0, got {text!r}")
+    return value
+
+
+def inclusive_range(text: str) -> tuple[int, int]:
+    """``A:B`` with 0 <= A <= B."""
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"should be A:B with 0 <= A <= B, got {text!r}")
+    return int(first), int(last)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    """Label ids separated by commas."""
+    values = tuple(_converted(int, part, "ids separated by commas") for part in text.split(","))
+    if not all(0 <= value <= 255 for value in values):
+        raise argparse.ArgumentTypeError(f"ids should lie in 0..255, got {text!r}")
+    return values
+
+
+def parts(text: str) -> frozenset[str]:
+    """Names of optional parts separated by commas."""
+    names = frozenset(text.split(","))
+    if not names <= OPTIONAL_PARTS:
+        raise argparse.ArgumentTypeError(f"parts are {', '.join(sorted(OPTIONAL_PARTS))}, got {text!r}")
+    return names
+
+
+def file_and_class(text: str) -> tuple[Path, str]:
+    """``PATH:CLASS``."""
+    path, _, class_name = text.rpartition(":")
+    if not (path and class_name):
+        raise argparse.ArgumentTypeError(f"should be PATH:CLASS, got {text!r}")
+    return Path(path), class_name
+
+
+def _converted(kind: type[Any], text: str, expected: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"should be {expected}, got {text!r}") from error
+
+
+def engine_settings(options: argparse.Namespace) -> EngineSettings:
+    """Defaults, then ``--params``, then the command line; raises ValueError in one line."""
+    settings = EngineSettings()
+    if options.params is not None:
+        try:
+            settings = settings.with_values(read_parameters(options.params))
+        except ValueError as error:
+            raise ValueError(f"{options.params}: {error}") from error
+    given = {name: getattr(options, name) for name in ("model", "schedule", "flow", "device")}
+    return settings.with_values({name: value for name, value in given.items() if value is not None})
+
+
+def read_parameters(path: Path) -> dict[str, object]:
+    """The engine's settings in a parameter file: ``/**: ros__parameters:`` (or ``dff_node:``), or plain names and values.
+
+    The node's other parameters are left out, unknown ones kept, so that they are refused.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"should hold parameters, got {type(content).__name__}")
+    values: dict[str, object] = {}
+    for section in _sections(content):
+        values.update(section)
+    return {name: value for name, value in values.items() if str(name).split(".")[0] not in NODE_ONLY | ROS_OWN}
+
+
+def _sections(content: Mapping[Any, Any]) -> list[Mapping[str, object]]:
+    """The parts of a parameter file that concern the node, in order."""
+    nodes = {name: body for name, body in content.items() if isinstance(body, Mapping) and "ros__parameters" in body}
+    if not nodes:
+        return [content]
+    ours = [body["ros__parameters"] for name, body in nodes.items() if str(name).split("/")[-1] in ("**", "*", "dff_node")]
+    if not ours or not all(isinstance(body, Mapping) for body in ours):
+        raise ValueError(f"has no parameters for dff_node under {', '.join(map(str, nodes))}")
+    return ours

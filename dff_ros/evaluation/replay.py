@@ -1,0 +1,123 @@
+"""``dff_replay``: the engine over a recording, without ROS; figures as JSON, and a video to look at on demand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dff_ros.core.bundle import Card
+from dff_ros.engine.loading import LoadedModel, load_model
+from dff_ros.engine.schedule import FixedSchedule, parse_schedule
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FrameResult
+from dff_ros.evaluation.options import engine_settings, parse_arguments
+from dff_ros.evaluation.report import build_report, summary, write_report
+from dff_ros.evaluation.run import Replay, Show, every_offset, lock_step
+from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
+from dff_ros.evaluation.video import OverlayVideo
+from dff_ros.recording.bags import open_bag
+from dff_ros.recording.frames import Recording, StampedFrame, open_frames, open_video, select
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``dff_replay``; returns the exit code: 2 for bad input, which is named in one line on stderr."""
+    options = parse_arguments(arguments)
+    try:
+        replay(options)
+    except (ValueError, OSError) as error:
+        print(f"dff_replay: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def replay(options: argparse.Namespace) -> None:
+    """Do what the command line asks; raises ValueError or OSError in one line."""
+    settings = engine_settings(options)
+    interval = offset_interval(settings) if options.every_offset else None
+    recording = open_recording(options)
+    model = load_model(settings, without=options.without)
+    for note in model.notes:
+        print(f"dff_replay: {note}", file=sys.stderr)
+    truth = open_truth(options, model.card)
+    for output in filter(None, (options.json, options.video_out)):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    frames = tqdm(recording, total=len(recording), unit="frame")
+    if interval is not None:
+        result = every_offset(frames, model, settings, truth, interval=interval)
+    else:
+        with shown(options.video_out, recording.rate, model.card, settings) as show:
+            result = lock_step(frames, model, settings, truth, baseline=options.baseline, show=show)
+    warn_unscored(result, options)
+    report = build_report(result, schedule=settings.schedule, device=device_name(model))
+    write_report(options.json, report)
+    print(summary(report))
+
+
+def offset_interval(settings: EngineSettings) -> int:
+    """l of ``fixed:l``; raises ValueError for another schedule, which has no ages to go through."""
+    schedule = parse_schedule(settings.schedule, settings)
+    if not isinstance(schedule, FixedSchedule):
+        raise ValueError(f"--every-offset needs --schedule fixed:N, got {settings.schedule!r}")
+    return schedule.key_frame_interval
+
+
+def open_recording(options: argparse.Namespace) -> Recording:
+    """The input, cut to ``--range``."""
+    if options.frames is not None:
+        recording = open_frames(options.frames, rate=options.rate)
+    elif options.video is not None:
+        recording = open_video(options.video)
+    else:
+        recording = open_bag(options.bag, options.topic)
+    return recording if options.range is None else select(recording, *options.range)
+
+
+def open_truth(options: argparse.Namespace, card: Card) -> Truth:
+    """The ground truth for the classes of a bundle."""
+    if options.labels is not None and not card.segmentation_classes:
+        raise ValueError(f"--labels: the bundle {card.name!r} has no segmentation")
+    ignored = (*card.ignored_labels, *options.ignore)
+    labels = None if options.labels is None else LabelImages(options.labels, card.segmentation_classes, ignored)
+    boxes: list[BoxSource] = [BoxTable(path, name) for path, name in options.boxes]
+    boxes += [MaskBoxes(path, name) for path, name in options.box_masks]
+    return Truth(labels, boxes, card.detection_classes)
+
+
+@contextmanager
+def shown(path: Path | None, rate: float | None, card: Card, settings: EngineSettings) -> Iterator[Show]:
+    """Where each frame's answer is drawn: into a video, or nowhere."""
+    if path is None:
+        yield ignore
+        return
+    with OverlayVideo(path, rate=rate, card=card, score_threshold=settings.score_threshold) as video:
+        yield video.add
+
+
+def ignore(item: StampedFrame, result: FrameResult) -> None:
+    """Draw nothing."""
+
+
+def warn_unscored(result: Replay, options: argparse.Namespace) -> None:
+    """Say so where truth was given and none of it belonged to a frame: most likely a wrong folder or range."""
+    if options.labels is not None and not result.run.segmentation:
+        print(f"dff_replay: no frame was scored with {options.labels}: none has a label image there", file=sys.stderr)
+    boxes = [*options.boxes, *options.box_masks]
+    if boxes and not result.run.detection:
+        print(f"dff_replay: no frame was scored with {', '.join(str(path) for path, _ in boxes)}: none is covered", file=sys.stderr)
+
+
+def device_name(model: LoadedModel) -> str:
+    """``cpu``, or the name of the GPU."""
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The JSON of a replay, and a few lines for a person. Shares are fractions, times milliseconds; what was not measured is null."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dff_ros.evaluation.metrics import Curve, describe, difference, mean_or_none
+from dff_ros.evaluation.run import Replay, Tally
+
+Report = dict[str, Any]
+
+
+def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
+    """The figures of one replay, under the keys that ``measures.md`` defines."""
+    run, baseline = replay.run, replay.baseline
+    return {
+        "frames": replay.frames,
+        "schedule": schedule,
+        "device": device,
+        "every_offset": replay.every_offset,
+        "key_rate": None if replay.every_offset else len(run.key_ms) / replay.frames,
+        "segmentation": segmentation_figures(run, average_ages=replay.every_offset),
+        "detection": detection_figures(run, average_ages=replay.every_offset),
+        "step_ms": times(run),
+        "latency_ms": {kind: describe([]) for kind in ("all", "key", "propagated")},  # frames do not arrive by a clock here
+        "cost_ratio": ratio(mean_or_none(run.propagated_ms), mean_or_none(run.key_ms)),
+        **comparison(replay, run, baseline),
+    }
+
+
+def comparison(replay: Replay, run: Tally, baseline: Tally | None) -> Report:
+    """Beside per-frame on the same frames."""
+    per_frame = baseline or Tally(())
+    speedup = ratio(sum(per_frame.step_ms), sum(run.step_ms)) if baseline and not replay.every_offset else None
+    return {
+        "baseline": {
+            "segmentation": segmentation_figures(per_frame, average_ages=replay.every_offset),
+            "detection": detection_figures(per_frame, average_ages=replay.every_offset),
+            "step_ms": times(per_frame),
+        },
+        "loss_by_age": loss_by_age(run, per_frame),
+        "agreement": replay.agreement.share,
+        "speedup": speedup,
+    }
+
+
+def segmentation_figures(tally: Tally, *, average_ages: bool) -> Report:
+    """mIoU, IoU by class name, mIoU by age."""
+    score = tally.segmentation
+    if not score:
+        return {"miou": None, "iou": None, "miou_by_age": None}
+    by_age, iou = score.by_age(), score.iou(average_ages=average_ages)
+    return {"miou": mean_or_none(by_age if average_ages else iou.values()), "iou": iou, "miou_by_age": by_age}
+
+
+def detection_figures(tally: Tally, *, average_ages: bool) -> Report:
+    """AP at IoU .5, AP at .5:.95, AP at .5 by age."""
+    score = tally.detection
+    if not score:
+        return {"map50": None, "map": None, "map50_by_age": None}
+    precision = score.precision(average_ages=average_ages)
+    return {"map50": precision.map50, "map": precision.map, "map50_by_age": score.by_age()}
+
+
+def loss_by_age(run: Tally, per_frame: Tally) -> Curve | None:
+    """Per-frame minus run: of mIoU where label images were given, else of AP at IoU .5; None where nothing can be compared."""
+    if run.segmentation and per_frame.segmentation:
+        return difference(per_frame.segmentation.by_age(), run.segmentation.by_age())
+    if run.detection and per_frame.detection:
+        return difference(per_frame.detection.by_age(), run.detection.by_age())
+    return None
+
+
+def times(tally: Tally) -> Report:
+    """Step times of all, key and propagated frames."""
+    return {"all": describe(tally.step_ms), "key": describe(tally.key_ms), "propagated": describe(tally.propagated_ms)}
+
+
+def ratio(numerator: float | None, denominator: float | None) -> float | None:
+    """Their quotient, None where either is missing or there is nothing to divide by."""
+    return numerator / denominator if numerator is not None and denominator else None
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """As JSON that any parser takes: no NaN."""
+    path.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """What a person wants to know first."""
+    steps, baseline = report["step_ms"], report["baseline"]
+    lines = [f"{report['frames']} frames, {report['schedule']}, {report['device']}"]
+    if report["key_rate"] is not None:
+        lines.append(f"key frames   {report['key_rate']:.1%}")
+    step = f"step         mean {steps['all']['mean']:.1f} ms, p95 {steps['all']['p95']:.1f} ms"
+    lines.append(f"{step} (key {_number(steps['key']['mean'])}, propagated {_number(steps['propagated']['mean'])})")
+    for name, task, key in (("mIoU", "segmentation", "miou"), ("AP50", "detection", "map50"), ("AP .5:.95", "detection", "map")):
+        if report[task][key] is not None:
+            lines.append(f"{name:<12} {report[task][key]:.3f}{_beside(baseline[task][key])}")
+    if report["loss_by_age"] is not None:
+        lines.append(f"loss by age  {' '.join('-' if loss is None else f'{loss:+.3f}' for loss in report['loss_by_age'])}")
+    if report["agreement"] is not None:
+        lines.append(f"agreement    {report['agreement']:.2%} of pixels with per-frame")
+    if report["speedup"] is not None:
+        lines.append(f"speed-up     {report['speedup']:.2f} over per-frame, cost ratio {_number(report['cost_ratio'], 3)}")
+    return "\n".join(lines)
+
+
+def _beside(per_frame: float | None) -> str:
+    return "" if per_frame is None else f" (per-frame {per_frame:.3f})"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,137 @@
+"""The two ways of replaying a recording: lock-step under a schedule, and every offset from the key."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from dff_ros.engine.loading import LoadedModel
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult, KeyFrame
+from dff_ros.evaluation.metrics import Agreement, DetectionScore, SegmentationScore
+from dff_ros.evaluation.truth import FrameTruth, Truth
+from dff_ros.recording.frames import StampedFrame
+
+Show = Callable[[StampedFrame, FrameResult], None]
+"""Called with every frame and the answer to it."""
+
+
+class Tally:
+    """What one way of running has gathered: scores by age, and the times of its steps."""
+
+    def __init__(self, segmentation_classes: tuple[str, ...]) -> None:
+        self.segmentation = SegmentationScore(segmentation_classes)
+        self.detection = DetectionScore()
+        self.key_ms: list[float] = []
+        self.propagated_ms: list[float] = []
+
+    def add(self, result: FrameResult, truth: FrameTruth, *, age: int) -> None:
+        """Take one frame's result; its scores are filed under ``age``."""
+        (self.key_ms if result.is_key else self.propagated_ms).append(result.step_ms)
+        if truth.labels is not None and result.label_map is not None:
+            self.segmentation.add(age, truth.labels, result.label_map.labels)
+        if truth.boxes and result.detections is not None:
+            self.detection.add(age, truth.boxes, result.detections)
+
+    @property
+    def step_ms(self) -> list[float]:
+        """The times of all steps, in no particular order."""
+        return self.key_ms + self.propagated_ms
+
+
+@dataclass
+class Replay:
+    """The outcome of a replay."""
+
+    run: Tally
+    baseline: Tally | None
+    """Per-frame on the same frames, its scores filed under the age that the run had there."""
+    every_offset: bool
+    frames: int = 0
+    agreement: Agreement = field(default_factory=Agreement)
+
+    def add(self, result: FrameResult, per_frame: FrameResult | None, truth: FrameTruth) -> None:
+        """Take what the run and, where it ran, per-frame say about one frame."""
+        age = result.key_age_frames
+        self.run.add(result, truth, age=age)
+        if self.baseline is None or per_frame is None:
+            return
+        self.baseline.add(per_frame, truth, age=age)
+        if result.label_map is not None and per_frame.label_map is not None:
+            self.agreement.add(result.label_map.labels, per_frame.label_map.labels)
+
+
+def lock_step(
+    frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings, truth: Truth, *, baseline: bool, show: Show
+) -> Replay:
+    """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
+
+    The two take turns in going first, so that neither finds a frame in the caches more often than the other.
+    """
+    classes = model.card.segmentation_classes
+    stream = FeatureFlowStream(model, settings)
+    per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
+    replay = Replay(Tally(classes), Tally(classes) if baseline else None, every_offset=False)
+    for item in warmed_up(frames, model, settings):
+        reference = None
+        if baseline and replay.frames % 2:
+            reference = per_frame.step(item.frame, item.stamp)
+        result = stream.step(item.frame, item.stamp)
+        if baseline and reference is None:
+            reference = per_frame.step(item.frame, item.stamp)
+        replay.add(result, reference, truth.of(item))
+        replay.frames += 1
+        show(item, result)
+    return replay
+
+
+def every_offset(frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings, truth: Truth, *, interval: int) -> Replay:
+    """Score every frame from the ``interval``-th on with its key at each of 0..interval-1 frames before it.
+
+    Each frame's feature is computed once, and answers for per-frame at age 0. The last ``interval`` keys are held.
+    """
+    classes = model.card.segmentation_classes
+    stream = FeatureFlowStream(model, settings)
+    replay = Replay(Tally(classes), Tally(classes), every_offset=True)
+    keys: deque[KeyFrame] = deque(maxlen=interval)
+    for item in warmed_up(frames, model, settings):
+        started = time.perf_counter()
+        keys.append(stream.make_key(item.frame, item.stamp))
+        key_ms = (time.perf_counter() - started) * 1e3
+        replay.frames += 1
+        if keys[0].geometry != keys[-1].geometry:
+            raise ValueError(f"every-offset needs frames of one size, frame {item.index} has another than those before it")
+        if len(keys) == interval:
+            _add_offsets(replay, stream, keys, item, truth.of(item), key_ms)
+    if replay.frames < interval:
+        raise ValueError(f"every-offset at fixed:{interval} needs at least {interval} frames, got {replay.frames}")
+    return replay
+
+
+def _add_offsets(
+    replay: Replay, stream: FeatureFlowStream, keys: deque[KeyFrame], item: StampedFrame, truth: FrameTruth, key_ms: float
+) -> None:
+    """Take one frame's answers from each key, the newest of which is its own and took ``key_ms`` to make."""
+    answer = stream.propagate_from(keys[-1], item.frame, item.stamp, age=0)
+    per_frame = replace(answer, step_ms=key_ms + answer.step_ms)
+    replay.add(per_frame, per_frame, truth)
+    for age in range(1, len(keys)):
+        replay.add(stream.propagate_from(keys[-1 - age], item.frame, item.stamp, age=age), per_frame, truth)
+
+
+def warmed_up(frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings) -> Iterator[StampedFrame]:
+    """The same frames; before the first of them some key and propagated steps are made on it, in a stream of their own.
+
+    First steps pay for memory, thread pools and the choice of kernels, which is not what is to be measured.
+    """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("the recording holds no frame")
+    stream = FeatureFlowStream(model, settings.with_values({"schedule": "fixed:2"}))
+    for _ in range(4):
+        stream.step(first.frame, first.stamp)
+    yield from itertools.chain([first], frames)

@@ -1,0 +1,58 @@
+"""A replay to look at: the frames with boxes, mask and key age drawn in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from dff_ros.core.bundle import Card
+from dff_ros.engine.stream import FrameResult
+from dff_ros.overlay import draw_overlay
+from dff_ros.recording.frames import DEFAULT_RATE, Frame, StampedFrame
+
+
+class OverlayVideo:
+    """An MP4 file; as a context manager it is closed at the end. Frames of another size than the first are resized."""
+
+    def __init__(self, path: Path, *, rate: float | None, card: Card, score_threshold: float) -> None:
+        self._path = path
+        self._rate = rate or DEFAULT_RATE
+        self._card = card
+        self._threshold = score_threshold
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> OverlayVideo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def add(self, item: StampedFrame, result: FrameResult) -> None:
+        """Append one frame; raises OSError where the file cannot be written."""
+        picture = self._draw(item.frame, result)
+        if self._writer is None:
+            self._size = (picture.shape[1], picture.shape[0])
+            self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter_fourcc(*"mp4v"), self._rate, self._size)  # type: ignore[attr-defined]
+            if not self._writer.isOpened():
+                raise OSError(f"{self._path} cannot be written as a video")
+        if (picture.shape[1], picture.shape[0]) != self._size:
+            picture = np.asarray(cv2.resize(picture, self._size), np.uint8)
+        self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
+
+    def _draw(self, frame: Frame, result: FrameResult) -> Frame:
+        shown = None if result.detections is None else result.detections.above(self._threshold)
+        return draw_overlay(
+            frame,
+            boxes=None if shown is None else shown.boxes,
+            scores=None if shown is None else shown.scores,
+            labels=None if shown is None else shown.labels,
+            class_names=self._card.detection_classes,
+            label_map=None if result.label_map is None else result.label_map.labels,
+            palette=self._card.palette,
+            caption="key" if result.is_key else f"propagated, age {result.key_age_frames}",
+        )
