@@ -56,7 +56,7 @@ setup(
             "ros-diagnostic-msgs>=5.3,<6",
             "ros-std-srvs>=5.3,<6",
         ],
-        "test": ["pytest>=6.2,<9"],
+        "test": ["pytest>=7,<9"],
         "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
     },
     entry_points={

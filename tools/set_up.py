@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -20,11 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from build_message_package import BuildError, require_compiler
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+PINS = ROOT / "constraints.txt"
 MESSAGES = ROOT / "tools" / "vision_msgs"
 CPU_WHEELS_OF_TORCH = "https://download.pytorch.org/whl/cpu"
-ALWAYS_PINNED = ("setuptools",)  # the build needs a newer one than old systems bring
 
 
 class SetUpError(RuntimeError):
@@ -36,54 +36,69 @@ def sourced_ros() -> str | None:
     return os.environ.get("ROS_DISTRO") or None
 
 
-def constraints(ros: str | None) -> str:
-    """The pins of constraints.txt; under ROS a package that the system brings is held at the system's version."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return "\n".join(_kept_by_system(line) if ros else line for line in lines) + "\n"
-
-
-def _kept_by_system(line: str) -> str:
-    name = _name(line)
-    if not name or name in ALWAYS_PINNED:
-        return line
-    try:
-        found = distribution(name)
-    except PackageNotFoundError:
-        return line
-    from_system = Path(sys.prefix) not in Path(str(found.locate_file(""))).parents
-    return f"{name}=={found.version}" if from_system else line
-
-
-def _name(requirement: str) -> str:
-    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", requirement)
-    return match.group() if match else ""
-
-
-def requirements(ros: str | None) -> list[str]:
-    """What setup.py asks for, extras included: read from the installed package, so that it stands in one place."""
-    importlib.invalidate_caches()
-    found = requires("dff_ros") or []
+def check_machine(ros: str | None) -> None:
+    """Refuse what would fail later, before the downloads."""
     if ros:
-        found = [item for item in found if 'extra == "wheels"' not in item and not _is_systems_opencv(item)]
-    return [item.partition(";")[0].strip() for item in found]
+        if not imports("vision_msgs.msg"):
+            raise SetUpError(f"vision_msgs is missing; on Debian and Ubuntu: sudo apt install ros-{ros}-vision-msgs")
+        return
+    if sysconfig.get_platform() != "linux-x86_64":
+        raise SetUpError(f"ROS 2 has wheels for linux-x86_64 only, this is {sysconfig.get_platform()}; source a ROS 2 installation")
+    if not imports("vision_msgs.msg"):
+        require_compiler()
 
 
-def _is_systems_opencv(requirement: str) -> bool:
-    """Debian's python3-opencv brings cv2 without telling pip; another one beside it would need another numpy."""
-    return requirement.startswith("opencv-python") and find_spec("cv2") is not None
+def requirements(ros: str | None) -> list[Requirement]:
+    """What setup.py asks for, its extras included; under ROS without what ROS brings.
+
+    Read from the installed package, so that the ranges stand in one place.
+    """
+    importlib.invalidate_caches()
+    found = [Requirement(line) for line in requires("dff_ros") or []]
+    return [item for item in found if not (ros and _comes_with_ros(item))]
+
+
+def _comes_with_ros(requirement: Requirement) -> bool:
+    """Debian's python3-opencv brings cv2 without telling pip, and a second one beside it would need another numpy."""
+    return requirement.name.startswith("ros-") or (requirement.name.startswith("opencv-python") and find_spec("cv2") is not None)
+
+
+def constraints(wanted: list[Requirement], ros: str | None) -> list[str]:
+    """The pins of constraints.txt; under ROS what the system brings within setup.py's ranges stays as it is.
+
+    numpy above all: the system's message packages and cv_bridge were compiled against its version.
+    """
+    pins = PINS.read_text().splitlines()
+    held = {item.name: version for item in wanted if ros and (version := _system_version(item))}
+    return [pin for pin in pins if pin.partition("==")[0] not in held] + [f"{name}=={version}" for name, version in held.items()]
+
+
+def _system_version(requirement: Requirement) -> str | None:
+    """The version found outside the virtual environment, where it fits the requirement."""
+    try:
+        found = distribution(requirement.name)
+    except PackageNotFoundError:
+        return None
+    from_system = Path(sys.prefix) not in Path(str(found.locate_file(""))).parents
+    return found.version if from_system and requirement.specifier.contains(found.version, prereleases=True) else None
 
 
 def install(ros: str | None) -> None:
-    """Install dff_ros itself (editable) and what it requires."""
+    """Install dff_ros itself (editable), then what it requires."""
+    pip("--constraint", str(PINS), "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    wanted = requirements(ros)
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder, "constraints.txt")
-        pins.write_text(constraints(ros))
-        _pip(pins, *ALWAYS_PINNED)
-        _pip(pins, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        pins.write_text("\n".join(constraints(wanted, ros)) + "\n")
         if not has_gpu():
-            # Only torch is looked for in the extra index. Where that cannot be reached pip says so and takes what it finds elsewhere.
-            _pip(pins, "--no-deps", "--timeout", "15", "--retries", "1", "--extra-index-url", CPU_WHEELS_OF_TORCH, "torch")
-        _pip(pins, *requirements(ros))
+            # Only torch is looked for in this index. Where it cannot be reached pip says so and takes what it finds elsewhere.
+            index = ["--timeout", "15", "--retries", "1", "--extra-index-url", CPU_WHEELS_OF_TORCH]
+            pip("--constraint", str(pins), "--no-deps", *index, "torch")
+        pip("--constraint", str(pins), *(f"{item.name}{_extras(item)}{item.specifier}" for item in wanted))
+
+
+def _extras(requirement: Requirement) -> str:
+    return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
 
 
 def has_gpu() -> bool:
@@ -91,55 +106,46 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
 
 
-def _pip(pins: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--constraint", str(pins), *arguments]
-    if subprocess.run(command).returncode:
+def pip(*arguments: str) -> None:
+    """Run ``pip install``; raises SetUpError where it fails."""
+    if subprocess.run([sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *arguments]).returncode:
         raise SetUpError("pip could not install the packages; its messages stand above")
 
 
-def provide_messages(ros: str | None) -> None:
-    """Build vision_msgs unless ROS or an earlier run brought it."""
-    if ros:
-        if not _imports("vision_msgs.msg"):
-            raise SetUpError(f"vision_msgs is missing; on Debian and Ubuntu: sudo apt install ros-{ros}-vision-msgs")
-    elif not (_imports("vision_msgs.msg") and _is_current()) and _build_messages():
+def provide_messages() -> None:
+    """Build vision_msgs unless an earlier run did, from the definitions as they stand."""
+    if imports("vision_msgs.msg") and _is_current():
+        return
+    if subprocess.run([sys.executable, str(ROOT / "tools" / "build_message_package.py"), str(MESSAGES)]).returncode:
         raise SetUpError("vision_msgs could not be built; the reason stands above")
 
 
-def _build_messages() -> int:
-    return subprocess.run([sys.executable, str(ROOT / "tools" / "build_message_package.py"), str(MESSAGES)]).returncode
-
-
 def _is_current() -> bool:
-    """Whether the built vision_msgs was made from the definitions as they stand."""
     built = Path(sys.prefix, "share", MESSAGES.name, "msg")
     return all((built / file.name).is_file() and (built / file.name).read_text() == file.read_text() for file in MESSAGES.glob("msg/*.msg"))
 
 
-def _imports(module: str) -> bool:
+def imports(module: str) -> bool:
+    """Whether a new process of this environment can import ``module``."""
     return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True).returncode == 0
 
 
 def check() -> None:
     """Import the large parts once and say what is there."""
-    code = "import cv2, numpy, rclpy, torch, vision_msgs.msg as m; print('torch', torch.__version__ + ', rclpy from', rclpy.__path__[0])"
+    code = "import cv2, numpy, rclpy, torch, vision_msgs.msg; print(f'torch {torch.__version__}, rclpy in {rclpy.__path__[0]}')"
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if outcome.returncode:
-        raise SetUpError(f"the installed packages do not work together: {outcome.stderr.strip().splitlines()[-1]}")
+        raise SetUpError(f"the installed packages do not work together: {(outcome.stderr.strip() or 'no message').splitlines()[-1]}")
     print(f"ready: Python {platform.python_version()}, {outcome.stdout.strip()}")
 
 
 def main() -> int:
     ros = sourced_ros()
     try:
-        if not ros and sysconfig.get_platform() != "linux-x86_64":
-            raise SetUpError(
-                f"wheels of ROS 2 exist for linux-x86_64 only, this is {sysconfig.get_platform()}; source a ROS 2 installation first"
-            )
-        if not ros and not _imports("vision_msgs.msg"):
-            require_compiler()  # rather now than after the downloads
+        check_machine(ros)
         install(ros)
-        provide_messages(ros)
+        if not ros:
+            provide_messages()
         check()
     except (SetUpError, BuildError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -48,4 +48,5 @@ if ! is_supported "$VENV/bin/python" || ! grep -q "^include-system-site-packages
     python=$(find_python)
     create_venv "$python" "$shared"
 fi
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools packaging
 exec "$VENV/bin/python" tools/set_up.py
