@@ -162,7 +162,7 @@ def test_components_become_boxes_and_small_ones_are_ignored() -> None:
     mask[30:32, 5:25] = 170
     mask[:, 79] = np.where(mask[:, 79] == 255, 255, 85)
     found = component_boxes(mask)
-    rows = sorted(zip(found.boxes.tolist(), found.ignored.tolist()))
+    rows = sorted(zip(found.boxes.tolist(), found.ignored.tolist(), strict=True))
     assert rows == [([5, 10, 25, 30], False), ([40, 40, 51, 49], True), ([60, 0, 80, 5], False)]
     assert found.unknown is not None
     assert found.unknown.sum() == 2 * 20 + 55

@@ -72,12 +72,12 @@ class SegmentationScore:
     def iou(self, *, average_ages: bool) -> dict[str, float | None]:
         """IoU by class name, of all frames together or, with ``average_ages``, the mean over the ages."""
         if average_ages:
-            columns = zip(*(matrix.iou() for matrix in self._by_age.values()))
-            return dict(zip(self._names, map(mean_or_none, columns)))
+            columns = zip(*(matrix.iou() for matrix in self._by_age.values()), strict=True)
+            return dict(zip(self._names, map(mean_or_none, columns), strict=True))
         total = ConfusionMatrix(len(self._names))
         for matrix in self._by_age.values():
             total.counts += matrix.counts
-        return dict(zip(self._names, total.iou()))
+        return dict(zip(self._names, total.iou(), strict=True))
 
     def __bool__(self) -> bool:
         return bool(self._by_age)
@@ -159,9 +159,9 @@ def average_precision(frames: Sequence[ScoredFrame]) -> AveragePrecision:
     true, found = [], []
     for image, frame in enumerate(frames, start=1):
         for label, known in frame.truth.items():
-            true += [_annotation(image, label, box, iscrowd=int(skip)) for box, skip in zip(known.boxes, known.ignored)]
-        answer = frame.detections
-        found += [_annotation(image, int(k), box, score=float(s)) for box, s, k in zip(answer.boxes, answer.scores, answer.labels)]
+            true += [_annotation(image, label, box, iscrowd=int(skip)) for box, skip in zip(known.boxes, known.ignored, strict=True)]
+        answers = zip(frame.detections.boxes, frame.detections.scores, frame.detections.labels, strict=True)
+        found += [_annotation(image, int(label), box, score=float(score)) for box, score, label in answers]
     if all(annotation["iscrowd"] for annotation in true):
         return AveragePrecision(None, None)
     classes = sorted({label for frame in frames for label in frame.truth})
@@ -219,7 +219,7 @@ def curve(by_age: Mapping[int, float | None]) -> Curve:
 
 def difference(minuend: Curve, subtrahend: Curve) -> Curve:
     """Age by age; None where either is."""
-    return [None if a is None or b is None else a - b for a, b in zip(minuend, subtrahend)]
+    return [None if a is None or b is None else a - b for a, b in zip(minuend, subtrahend, strict=True)]
 
 
 def describe(times: Sequence[float]) -> dict[str, float | None]:

@@ -80,7 +80,7 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> float:
     """A number above 0."""
-    value = _converted(float, text, "a number")
+    value = float(_converted(float, text, "a number"))
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"should be more than 0, got {text!r}")
     return value

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
-from dff_ros.engine.schedule import FixedSchedule, parse_schedule
+from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.options import engine_settings, parse_arguments
@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 def replay(options: argparse.Namespace) -> None:
     """Do what the command line asks; raises ValueError or OSError in one line."""
     settings = engine_settings(options)
-    interval = offset_interval(settings) if options.every_offset else None
+    schedule = parse_schedule(settings.schedule, settings)
+    interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
     recording = open_recording(options)
     model = load_model(settings, without=options.without)
     for note in model.notes:
@@ -49,23 +50,22 @@ def replay(options: argparse.Namespace) -> None:
     truth = open_truth(options, model.card)
     for output in filter(None, (options.json, options.video_out)):
         output.parent.mkdir(parents=True, exist_ok=True)
-    frames = tqdm(recording, total=len(recording), unit="frame")
-    if interval is not None:
-        result = every_offset(frames, model, settings, truth, interval=interval)
-    else:
-        with shown(options.video_out, recording.rate, model.card, settings) as show:
+    drawing = shown(options.video_out, recording.rate, model.card, settings)
+    with tqdm(recording, total=len(recording), unit="frame") as frames, drawing as show:
+        if interval is None:
             result = lock_step(frames, model, settings, truth, baseline=options.baseline, show=show)
+        else:
+            result = every_offset(frames, model, settings, truth, interval=interval)
     warn_unscored(result, options)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
     write_report(options.json, report)
     print(summary(report))
 
 
-def offset_interval(settings: EngineSettings) -> int:
+def offset_interval(schedule: Schedule, name: str) -> int:
     """l of ``fixed:l``; raises ValueError for another schedule, which has no ages to go through."""
-    schedule = parse_schedule(settings.schedule, settings)
     if not isinstance(schedule, FixedSchedule):
-        raise ValueError(f"--every-offset needs --schedule fixed:N, got {settings.schedule!r}")
+        raise ValueError(f"--every-offset needs --schedule fixed:N, got {name!r}")
     return schedule.key_frame_interval
 
 

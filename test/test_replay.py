@@ -1,0 +1,282 @@
+"""``dff_replay`` on a tiny folder of frames with truth: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from dff_ros.evaluation.options import NODE_ONLY, read_parameters
+from dff_ros.evaluation.replay import main
+
+FRAMES = 7
+HEIGHT, WIDTH = 96, 128
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A textured scene that shifts by three pixels a frame; labels for all frames but the first, boxes and masks."""
+    folder = tmp_path_factory.mktemp("scene")
+    texture = cv2.resize(np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8), (2 * WIDTH, HEIGHT))
+    rows = ["frame,id,left,top,width,height"]
+    for part in ("frames", "labels", "masks"):
+        (folder / part).mkdir()
+    for index in range(FRAMES):
+        left = 3 * index
+        frame = texture[:, left : left + WIDTH].copy()
+        frame[30:70, 40 + left : 70 + left] = (200, 30, 30)
+        labels = np.full((HEIGHT, WIDTH), 3, np.uint8)
+        labels[:30] = 0
+        labels[30:70, 40 + left : 70 + left] = 8
+        labels[90:] = 11
+        cv2.imwrite(str(folder / "frames" / f"in{index + 10:04d}.png"), frame)
+        cv2.imwrite(str(folder / "masks" / f"gt{index + 10:04d}.png"), np.where(labels == 8, 255, 0).astype(np.uint8))
+        rows.append(f"{index},1,{40 + left},30,30,40")
+        if index:
+            cv2.imwrite(str(folder / "labels" / f"in{index + 10:04d}.png"), labels)
+    (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def replayed(tmp_path: Path, bundle: Path, scene: Path, *options: str) -> dict[str, Any]:
+    """The JSON of one run over the scene, on the CPU in float32."""
+    params = tmp_path / "params.yaml"
+    params.write_text("precision: float32\nthreads: 1\n")
+    fixed = ["--frames", str(scene / "frames"), "--model", str(bundle), "--device", "cpu", "--params", str(params)]
+    output = tmp_path / "out" / "figures.json"
+    assert main([*fixed, *options, "--json", str(output)]) == 0
+    report: dict[str, Any] = json.loads(output.read_text())
+    return report
+
+
+def all_truth(scene: Path) -> list[str]:
+    return [
+        "--labels", str(scene / "labels"), "--boxes", f"{scene / 'boxes.csv'}:person", "--box-masks", f"{scene / 'masks'}:car"
+    ]
+
+
+def without_times(value: Any) -> Any:
+    timed = ("step_ms", "speedup", "cost_ratio")
+    return {key: without_times(item) for key, item in value.items() if key not in timed} if isinstance(value, dict) else value
+
+
+TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in ("all", "key", "propagated")}
+
+
+def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--schedule", "per-frame")
+    steps = report.pop("step_ms")
+    assert report == {
+        "frames": FRAMES,
+        "schedule": "per-frame",
+        "device": "cpu",
+        "every_offset": False,
+        "key_rate": 1.0,
+        "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
+        "detection": {"map50": None, "map": None, "map50_by_age": None},
+        "latency_ms": TIMES,
+        "cost_ratio": None,
+        "baseline": {
+            "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
+            "detection": {"map50": None, "map": None, "map50_by_age": None},
+            "step_ms": TIMES,
+        },
+        "loss_by_age": None,
+        "agreement": None,
+        "speedup": None,
+    }
+    assert steps["propagated"] == TIMES["propagated"]
+    assert 0 < steps["key"]["p50"] <= steps["key"]["p95"] <= steps["key"]["max"]
+    assert steps["all"] == steps["key"]
+
+
+def test_a_fixed_interval_is_scored_by_age(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--schedule", "fixed:3", "--baseline", *all_truth(scene))
+    assert report["key_rate"] == 3 / 7  # frames 0, 3 and 6
+    segmentation, detection = report["segmentation"], report["detection"]
+    assert len(segmentation["miou_by_age"]) == len(detection["map50_by_age"]) == len(report["loss_by_age"]) == 3
+    present = {name for name, iou in segmentation["iou"].items() if iou is not None}
+    assert present == {"sky", "road", "car"}
+    assert segmentation["miou"] == pytest.approx(np.mean([segmentation["iou"][name] for name in present]))
+    assert report["loss_by_age"][0] == 0
+    baseline = report["baseline"]["segmentation"]["miou_by_age"]
+    assert report["loss_by_age"] == pytest.approx(np.subtract(baseline, segmentation["miou_by_age"]))
+    assert 0 < report["agreement"] <= 1
+    assert report["baseline"]["step_ms"]["propagated"]["mean"] is None
+    assert report["speedup"] > 0
+    step = report["step_ms"]
+    assert report["cost_ratio"] == pytest.approx(step["propagated"]["mean"] / step["key"]["mean"])
+
+
+def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--schedule", "per-frame", "--baseline", *all_truth(scene))
+    assert report["agreement"] == 1.0
+    assert report["loss_by_age"] == [0]
+    assert report["segmentation"] == report["baseline"]["segmentation"]
+    assert report["detection"] == report["baseline"]["detection"]
+
+
+def test_every_offset_scores_the_same_frames_at_each_age(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--schedule", "fixed:3", "--every-offset", *all_truth(scene))
+    per_frame = replayed(tmp_path, tiny_bundle, scene, "--schedule", "per-frame", "--range", "2:6", *all_truth(scene))
+    assert (report["key_rate"], report["speedup"], report["frames"]) == (None, None, FRAMES)
+    for task, figure in (("segmentation", "miou"), ("detection", "map50")):
+        by_age = report[task][f"{figure}_by_age"]
+        assert len(by_age) == 3
+        assert by_age[0] == per_frame[task][figure]
+        assert report[task][figure] == pytest.approx(np.mean(by_age))
+        assert report["baseline"][task][figure] == pytest.approx(per_frame[task][figure])
+        assert report["baseline"][task][f"{figure}_by_age"] == [per_frame[task][figure]] * 3
+    assert report["loss_by_age"][0] == 0
+    assert report["cost_ratio"] > 0
+
+
+def test_every_offset_propagates_as_the_run_does(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    """With as many frames as the interval, the last frame at the greatest age is the schedule's own last frame."""
+    truth = ("--labels", str(scene / "labels"))
+    offsets = replayed(tmp_path, tiny_bundle, scene, "--schedule", "fixed:4", "--every-offset", "--range", "1:4", *truth)
+    run = replayed(tmp_path, tiny_bundle, scene, "--schedule", "fixed:4", "--range", "1:4", *truth)
+    assert offsets["segmentation"]["miou_by_age"][3] == run["segmentation"]["miou_by_age"][3]
+
+
+def test_two_runs_give_the_same_figures(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    options = ("--schedule", "random:0.4", "--baseline", *all_truth(scene))
+    first, second = (replayed(tmp_path, tiny_bundle, scene, *options) for _ in range(2))
+    assert without_times(first) == without_times(second)
+
+
+def test_ignored_classes_are_not_scored(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--labels", str(scene / "labels"), "--ignore", "3,8")
+    assert {name for name, iou in report["segmentation"]["iou"].items() if iou is not None} == {"sky"}
+
+
+def test_truth_of_other_frames_is_said_to_be_useless(
+    tmp_path: Path, tiny_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--labels", str(scene / "labels"), "--range", "0:0")
+    assert report["segmentation"]["miou"] is None
+    assert "no frame was scored with" in capsys.readouterr().err
+
+
+def test_parts_that_a_bundle_lacks_may_be_left_out(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, tiny_bundle, scene, "--without", "refine,scale", "--flow", "dis", "--range", "0:2")
+    assert report["frames"] == 3
+
+
+def test_a_video_shows_every_frame(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    path = tmp_path / "pictures" / "out.mp4"
+    replayed(tmp_path, tiny_bundle, scene, "--schedule", "fixed:3", "--rate", "10", "--video-out", str(path))
+    video = cv2.VideoCapture(str(path))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    pictures = []
+    while (read := video.read())[0]:
+        pictures.append(read[1])
+    assert [picture.shape for picture in pictures] == [(HEIGHT, WIDTH, 3)] * FRAMES
+
+
+def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replayed(tmp_path, tiny_bundle, scene, "--schedule", "fixed:3", "--baseline", *all_truth(scene))
+    printed = capsys.readouterr().out
+    assert "7 frames, fixed:3, cpu" in printed
+    for word in ("mIoU", "AP50", "per-frame", "speed-up", "agreement"):
+        assert word in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--schedule", "sometimes"], "schedule should be per-frame, fixed:N"),
+        (["--schedule", "fixed:400ms", "--every-offset"], "--every-offset needs --schedule fixed:N, got 'fixed:400ms'"),
+        (["--schedule", "fixed:9", "--every-offset"], "needs at least 9 frames, got 7"),
+        (["--model", "no_such_bundle"], "no bundle 'no_such_bundle'"),
+        (["--labels", "no_such_folder"], "no_such_folder is not a folder"),
+        (["--labels", "{scene}/frames"], "in0010.png should hold one channel of 8-bit ids, got 96x128x3 uint8"),
+        (["--boxes", "{scene}/boxes.csv:horse"], "the model's detection classes are person, car, bicyclist"),
+        (["--boxes", "{scene}/boxes.csv"], "should be PATH:CLASS"),
+        (["--range", "5:2"], "should be A:B with 0 <= A <= B, got '5:2'"),
+        (["--without", "wheels"], "parts are refine, scale, got 'wheels'"),
+        (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),
+        (["--topic", "/camera"], "--topic belongs to --bag"),
+        (["--frames", "no_such_folder"], "no_such_folder"),
+        (["--flow", "telepathy"], "telepathy"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    tmp_path: Path, tiny_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    arguments = ["--frames", str(scene / "frames"), "--model", str(tiny_bundle), "--device", "cpu", "--json", str(tmp_path / "o.json")]
+    assert exit_code([*arguments, *(option.format(scene=scene) for option in options)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dff_replay: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "o.json").exists()
+
+
+def exit_code(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_an_input_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["--json", "o.json"]) == 2
+    assert capsys.readouterr().err.startswith("dff_replay: one of the arguments --frames --video --bag is required")
+
+
+# ---- parameter files
+
+
+def parameters(tmp_path: Path, text: str) -> dict[str, object]:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return read_parameters(path)
+
+
+@pytest.mark.parametrize("name", ["/**", "dff_node", "/robot/dff_node"])
+def test_the_nodes_parameter_file_is_read(tmp_path: Path, name: str) -> None:
+    ours = f"{name}:\n  ros__parameters:\n    schedule: fixed:5\n    autostart: false\n    use_sim_time: true\n"
+    text = f"{ours}other:\n  ros__parameters:\n    a: 1\n"
+    assert parameters(tmp_path, text) == {"schedule": "fixed:5"}
+
+
+def test_a_flat_parameter_file_is_read(tmp_path: Path) -> None:
+    assert parameters(tmp_path, "schedule: fixed:5\njpeg_quality: 3\nqos_overrides./image.depth: 2\n") == {"schedule": "fixed:5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", "should hold parameters, got list"),
+        ("a: [1\n", "is not YAML"),
+        ("camera:\n  ros__parameters:\n    a: 1\n", "has no parameters for dff_node under camera"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parameters(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("shedule: fixed:5", "unknown settings shedule"), ("threads: many", "threads should be of type int")]
+)
+def test_wrong_parameters_are_refused_with_their_file(
+    tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"/**:\n  ros__parameters:\n    {text}\n")
+    assert main(["--frames", str(scene / "frames"), "--params", str(path), "--json", str(tmp_path / "o.json")]) == 2
+    assert f"dff_replay: {path}: {message}" in capsys.readouterr().err
+
+
+def test_the_nodes_own_parameters_are_known() -> None:
+    pytest.importorskip("rclpy", reason="the node's parameters need rclpy")
+    from dataclasses import fields
+
+    from dff_ros.node.parameters import NodeSettings
+
+    assert {item.name for item in fields(NodeSettings)} == NODE_ONLY
