@@ -35,6 +35,7 @@ setup(
     maintainer_email="maintainers@users.noreply.b-seed-8c2a9ce9.example",
     license="Apache-2.0",
     packages=find_packages(include=["dff_ros", "dff_ros.*", "dff_train", "dff_train.*"]),
+    package_data={"dff_train": ["recipes/*.yaml"]},
     data_files=data_files(),
     python_requires=">=3.10,<3.13",
     install_requires=[
