@@ -10,16 +10,18 @@ import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
 from dff_train.augment import NETWORK_PIXELS, Augmentation, augment
+from dff_train.drives import DriveScenes
 from dff_train.readers import CamVidStills, DataError, HighwayFrames, PetsFrames
 from dff_train.samples import Sample
 from dff_train.source_pairs import LONGEST_OFFSET, Source
 
-SOURCES: Mapping[str, Callable[[Path], Source]] = {
-    CamVidStills.name: lambda data: CamVidStills(data / "camvid" / "train"),
-    PetsFrames.name: lambda data: PetsFrames(data / "pets09"),
-    HighwayFrames.name: lambda data: HighwayFrames(data / "highway"),
+SOURCES: Mapping[str, Callable[[Path, bool], Source]] = {
+    CamVidStills.name: lambda data, _: CamVidStills(data / "camvid" / "train"),
+    PetsFrames.name: lambda data, _: PetsFrames(data / "pets09"),
+    HighwayFrames.name: lambda data, _: HighwayFrames(data / "highway"),
+    DriveScenes.name: lambda _, flow: DriveScenes(flow=flow),
 }
-"""Name of a source, as recipes give it -> its training part under a DATA folder (docs/data.md), decoded into memory."""
+"""Name of a source, as recipes give it -> its training part: from a DATA folder (docs/data.md), and whether flow is wanted."""
 
 
 class MixedDataset(Dataset[Sample]):
@@ -52,12 +54,12 @@ class MixedDataset(Dataset[Sample]):
         return augment(source.pair(int(rng.integers(len(source))), rng, self.max_offset), self.augmentation, rng)
 
 
-def open_sources(data: Path, names: Sequence[str]) -> list[Source]:
-    """The named sources; raises DataError where one is unknown or its files are missing."""
+def open_sources(data: Path, names: Sequence[str], *, flow: bool = False) -> list[Source]:
+    """The named sources, decoded into memory; raises DataError where one is unknown or its files are missing."""
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
         raise DataError(f"sources are {', '.join(SOURCES)}, got {', '.join(unknown)}")
-    return [SOURCES[name](data) for name in names]
+    return [SOURCES[name](data, flow) for name in names]
 
 
 def mixed_dataset(
@@ -74,5 +76,6 @@ def mixed_dataset(
 
     ``crop`` is (height, width) in network pixels; ``flow`` adds exact flow and visibility where they are known.
     """
+    sources = open_sources(data, list(shares), flow=flow)
     augmentation = Augmentation(crop=crop, pixels=input_pixels, flow=flow)
-    return MixedDataset(open_sources(data, list(shares)), list(shares.values()), augmentation, seed=seed, max_offset=max_offset)
+    return MixedDataset(sources, list(shares.values()), augmentation, seed=seed, max_offset=max_offset)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dff_train.components import WIDEST, aspect, components
+from dff_train.components import components, is_single
 from dff_train.geometry import shift, zoom_about
 from dff_train.samples import DETECTION_CLASS_OF
 from dff_train.source_pairs import UNMOVED, Array, Cutout, Pasted, SourcePair, Truth
@@ -71,7 +71,7 @@ def cut_objects(still: Array, labels: Array) -> list[Cutout]:
     for label, detection_class in DETECTION_CLASS_OF.items():
         parts = components(labels == label)
         whole = (parts.boxes[:, :2] > 0).all(1) & (parts.boxes[:, 2] < width) & (parts.boxes[:, 3] < height)
-        good = whole & (parts.areas >= SMALLEST_CUTOUT) & (aspect(parts.boxes) <= WIDEST[detection_class])
+        good = whole & (parts.areas >= SMALLEST_CUTOUT) & is_single(parts, detection_class)
         found += [_cut(still, parts.ids == index + 1, parts.boxes[index], label) for index in np.flatnonzero(good)]
     return found
 

@@ -13,14 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dff_train.components import boxes_of_labels, components
+from dff_train.components import boxes_of_labels, components, rare_points
 from dff_train.motion import cut_objects, make_pair
 from dff_train.samples import DETECTION_CLASS_OF, IGNORED_LABEL, SEGMENTATION_CLASSES
 from dff_train.source_pairs import LONGEST_OFFSET, Array, Cutout, SourcePair, Truth, no_boxes
 
 PERSON, CAR = 0, 1
-RARE_CLASSES = tuple(SEGMENTATION_CLASSES.index(name) for name in ("pole", "sign", "fence", "pedestrian", "bicyclist"))
-_POINTS_PER_CLASS = 16
 
 
 class DataError(ValueError):
@@ -62,17 +60,6 @@ def camvid_truth(labels: Array) -> Truth:
     cleaned = np.where(labels < len(SEGMENTATION_CLASSES), labels, IGNORED_LABEL).astype(np.uint8)
     boxes, box_labels, ignored = boxes_of_labels(cleaned, DETECTION_CLASS_OF)
     return Truth(cleaned, boxes, box_labels, ignored, (True, True, True), rare_points(cleaned))
-
-
-def rare_points(labels: Array) -> Array:
-    """Evenly spread pixels (K, 2) x y of the rare classes that occur."""
-    points = [np.zeros((0, 2), np.float32)]
-    for label in RARE_CLASSES:
-        y, x = np.nonzero(labels == label)
-        if len(x):
-            chosen = np.linspace(0, len(x) - 1, _POINTS_PER_CLASS).astype(int)
-            points.append(np.stack([x[chosen], y[chosen]], 1).astype(np.float32))
-    return np.concatenate(points)
 
 
 class _Clip:
