@@ -149,6 +149,12 @@ def test_a_box_in_unknown_pixels_is_left_out_unless_it_meets_a_true_one() -> Non
     assert known == pytest.approx((51 * 2 / 3 + 50 * 2 / 3) / 101)
 
 
+def test_masks_are_not_held_so_that_memory_stays_flat() -> None:
+    score = DetectionScore()
+    score.add(0, {0: boxes((0, 0, 10, 10), unknown=np.zeros((100, 100), bool))}, detections((0, 0, 10, 10, 0.9)))
+    assert [known.unknown for frame in score.frames(0) for known in frame.truth.values()] == [None]
+
+
 def test_frames_known_to_be_empty_count_false_boxes() -> None:
     score = DetectionScore()
     score.add(0, {0: boxes((0, 0, 10, 10))}, detections((0, 0, 10, 10, 0.5)))

@@ -165,7 +165,7 @@ def test_components_become_boxes_and_small_ones_are_ignored() -> None:
     rows = sorted(zip(found.boxes.tolist(), found.ignored.tolist(), strict=True))
     assert rows == [([5, 10, 25, 30], False), ([40, 40, 51, 49], True), ([60, 0, 80, 5], False)]
     assert found.unknown is not None
-    assert found.unknown.sum() == 2 * 20 + 55
+    assert found.unknown.sum() == 2 * 20 + 55 + 99
     assert not found.unknown[50:60, 0:10].any()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,12 @@ class DetectionScore:
 
     def add(self, age: int, truth: Mapping[int, ClassBoxes], detections: Detections) -> None:
         """Score one frame; detections of classes without truth, or of which nobody can say whether they are right, are left out."""
-        self._by_age.setdefault(age, []).append(ScoredFrame(scorable(detections, truth), truth))
+        held = {label: replace(known, unknown=None) for label, known in truth.items()}  # masks would add up over a long recording
+        self._by_age.setdefault(age, []).append(ScoredFrame(scorable(detections, truth), held))
+
+    def frames(self, age: int) -> Sequence[ScoredFrame]:
+        """What is held of the frames of one age."""
+        return self._by_age.get(age, ())
 
     def by_age(self) -> Curve:
         """AP at IoU .5 at each age."""
@@ -131,7 +136,7 @@ def scorable(detections: Detections, truth: Mapping[int, ClassBoxes]) -> Detecti
         known = truth[int(detections.labels[row])]
         box = detections.boxes[row].astype(np.float64)
         if known.unknown is not None and share_inside(box, known.unknown) > 0.5:
-            kept[row] = bool((overlap(box, known.boxes) >= 0.5).any())
+            kept[row] = bool((overlap(box, known.boxes[~known.ignored]) >= 0.5).any())
     return Detections(detections.boxes[kept], detections.scores[kept], detections.labels[kept])
 
 

@@ -19,6 +19,9 @@ Show = Callable[[StampedFrame, FrameResult], None]
 """Called with every frame and the answer to it."""
 
 
+WARM_UP_STEPS = 6
+
+
 class Tally:
     """What one way of running has gathered: scores by age, and the times of its steps."""
 
@@ -132,6 +135,6 @@ def warmed_up(frames: Iterable[StampedFrame], model: LoadedModel, settings: Engi
     if first is None:
         raise ValueError("the recording holds no frame")
     stream = FeatureFlowStream(model, settings.with_values({"schedule": "fixed:2"}))
-    for _ in range(4):
+    for _ in range(WARM_UP_STEPS):
         stream.step(first.frame, first.stamp)
     yield from itertools.chain([first], frames)

@@ -40,7 +40,8 @@ class ClassBoxes:
     """All objects of one class in one frame.
 
     ``boxes`` is (N, 4) float64, x1 y1 x2 y2 in source pixels, right and bottom exclusive; ``ignored`` (N,) bool marks those
-    that neither count nor punish; ``unknown`` (H, W) bool marks pixels where nobody knows whether there is an object.
+    that neither count nor punish; ``unknown`` (H, W) bool marks pixels where an answer cannot be called wrong: nobody knows
+    what is there, or it belongs to an ignored object.
     """
 
     boxes: NDArray[np.float64]
@@ -185,11 +186,12 @@ class MaskBoxes:
 def component_boxes(mask: NDArray[np.uint8]) -> ClassBoxes:
     """The components of a CDnet-style mask (H, W) as boxes."""
     moving = (mask == MOVING).astype(np.uint8)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(moving, connectivity=8)
+    _, component, stats, _ = cv2.connectedComponentsWithStats(moving, connectivity=8)
     objects = stats[1:].astype(np.float64)  # row 0 is the background
     left, top, width, height, pixels = objects.T
-    unknown = ~np.isin(mask, (*BACKGROUND, MOVING))
-    return ClassBoxes(np.stack([left, top, left + width, top + height], axis=1), pixels < SMALLEST_COMPONENT, unknown)
+    small = pixels < SMALLEST_COMPONENT
+    unknown = ~np.isin(mask, (*BACKGROUND, MOVING)) | np.isin(component, np.flatnonzero(small) + 1)
+    return ClassBoxes(np.stack([left, top, left + width, top + height], axis=1), small, unknown)
 
 
 @dataclass(frozen=True)
