@@ -55,9 +55,7 @@ def detection_loss(
     return {"rpn_class": rpn_class, "rpn_box": rpn_box, "rfcn_class": rfcn_class, "rfcn_box": rfcn_box}
 
 
-def rpn_loss(
-    head: RFCNHead, maps: RFCNMaps, truths: Sequence[DetectionTargets], height: int, width: int
-) -> tuple[Tensor, Tensor]:
+def rpn_loss(head: RFCNHead, maps: RFCNMaps, truths: Sequence[DetectionTargets], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Objectness and box loss over 256 sampled anchors of each image.
 
     Objectness knows no classes: in a data set that labels only some of them an object of another class counts as
@@ -82,15 +80,13 @@ def _objectness_loss(logits: Tensor, sample: AnchorTargets) -> Tensor:
     return total / chosen.sum().clamp(min=1)
 
 
-def rfcn_loss(
-    head: RFCNHead, maps: RFCNMaps, truths: Sequence[DetectionTargets], height: int, width: int
-) -> tuple[Tensor, Tensor]:
+def rfcn_loss(head: RFCNHead, maps: RFCNMaps, truths: Sequence[DetectionTargets], height: int, width: int) -> tuple[Tensor, Tensor]:
     """Class and box loss over the hardest RoIs of each image."""
     class_loss, box_loss = maps.class_maps[:0].float().sum(), maps.box_maps[:0].float().sum()
+    if not truths:
+        return class_loss, box_loss
     proposals = head.propose(maps, height, width)
     targets = [roi_targets(boxes, truth) for boxes, truth in zip(proposals, truths, strict=True)]
-    if not targets:
-        return class_loss, box_loss
     rois = torch.cat([F.pad(target.rois, (1, 0), value=image) for image, target in enumerate(targets)])
     counts = [len(target.rois) for target in targets]
     logits, offsets = (torch.split(each, counts) for each in head.pool(maps, rois))

@@ -23,19 +23,19 @@ def box_area(boxes: Tensor) -> Tensor:
 
 def box_intersection(boxes: Tensor, others: Tensor) -> Tensor:
     """Areas (N, M) that each of ``boxes`` (N, 4) shares with each of ``others`` (M, 4)."""
-    # Contiguous coordinates: (N, M) planes of them are vectorised on a CPU, strided ones are six times slower.
+    # Contiguous coordinates and (N, M) planes reused in place: several times faster on a CPU than corners (N, M, 2).
     x1, y1, x2, y2 = boxes.t().contiguous().unsqueeze(2)
     u1, v1, u2, v2 = others.t().contiguous().unsqueeze(1)
-    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
-    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
-    return width * height
+    width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
+    height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
+    return width.mul_(height)
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union (N, M) of ``boxes`` (N, 4) and ``others`` (M, 4); 0 where both are empty."""
     shared = box_intersection(boxes, others)
-    union = box_area(boxes).unsqueeze(1) + box_area(others).unsqueeze(0) - shared
-    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+    union = (box_area(boxes).unsqueeze(1) + box_area(others).unsqueeze(0)).sub_(shared)
+    return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, stds: Sequence[float]) -> Tensor:
@@ -108,7 +108,7 @@ def keep_of_sorted(boxes: Tensor, threshold: float, labels: Tensor | None = None
     overlap = box_iou(boxes, boxes) > threshold
     if labels is not None:
         overlap &= labels.unsqueeze(1) == labels.unsqueeze(0)
-    suppressed_by = overlap.to(boxes.dtype).tril(-1)  # (i, j): 1 where the better box j suppresses box i; counts are exact
+    suppressed_by = overlap.tril_(-1).to(boxes.dtype)  # (i, j): 1 where the better box j would suppress box i
     keep = torch.ones_like(boxes[:, 0])
     while True:
         settled = (suppressed_by @ keep == 0).to(boxes.dtype)

@@ -72,10 +72,9 @@ def _bin_edges(low: Tensor, high: Tensor, bins: int, stride: int, limit: int) ->
 
 def flatten_anchors(objectness: Tensor, anchor_deltas: Tensor) -> tuple[Tensor, Tensor]:
     """The RPN's maps in the order of ``make_anchors``: logits (N, H * W * A) and offsets (N, H * W * A, 4), float32."""
-    batch, count = objectness.shape[:2]
-    logits = objectness.permute(0, 2, 3, 1).reshape(batch, -1)
-    deltas = anchor_deltas.view(batch, count, 4, *anchor_deltas.shape[2:]).permute(0, 3, 4, 1, 2)
-    return logits.float(), deltas.reshape(batch, -1, 4).float()
+    batch, count, height, width = objectness.shape
+    deltas = anchor_deltas.view(batch, count, 4, height, width).permute(0, 3, 4, 1, 2)
+    return objectness.permute(0, 2, 3, 1).flatten(1).float(), deltas.flatten(1, 3).float()
 
 
 class RFCNHead(nn.Module):
