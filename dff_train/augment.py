@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dff_train.colour import Look, apply_look, flicker, random_look
 from dff_train.geometry import area, clip_boxes, covered_share, mirror, move_boxes, shift, stretch
@@ -17,7 +18,7 @@ from dff_train.source_pairs import Array, SourcePair
 NETWORK_PIXELS = 172_800
 """Pixels of the image the networks see, 480x360, where a card says nothing else."""
 
-FULLY_HIDDEN = 0.6
+MOST_HIDDEN = 0.6
 """A box of which pasted objects hide more than this is ignored."""
 
 LEAST_VISIBLE = 0.4
@@ -58,38 +59,37 @@ def nominal_scale(height: int, width: int, pixels: int = NETWORK_PIXELS) -> floa
 def augment(pair: SourcePair, settings: Augmentation, rng: np.random.Generator) -> Sample:
     """A random view of ``pair``; the same geometry for both frames, noise and exposure of their own."""
     crop = random_crop(pair, settings, rng)
-    pasted_image = [(item, item.to_image) for item in pair.pasted]
-    image, layers = draw_frame(pair.image, pair.to_image, pasted_image, crop, settings.crop)
     look = random_look(rng) if settings.look else None
-    labels = torch.from_numpy(render_labels(pair, layers, crop))
-    boxes, box_labels, ignored = crop_boxes(pair, crop, layers)
-    sample = Sample(
-        key_image=_to_tensor(image, look, rng),
-        image=torch.empty(0),
+    drawn, layers = draw_frame(pair.image, pair.to_image, [(item, item.to_image) for item in pair.pasted], crop, settings.crop)
+    image = _to_tensor(drawn, look, rng)
+    key_image, key_layers = image, layers
+    if pair.offset > 0:
+        drawn, key_layers = draw_frame(pair.key_image, pair.to_key, [(item, item.to_key) for item in pair.pasted], crop, settings.crop)
+        key_image = _to_tensor(drawn, replace(look, matrix=flicker(look.matrix, rng)) if look else None, rng)
+    boxes, box_labels, ignored = crop_boxes(pair, crop, settings.crop)
+    flow, visible = _flow(pair, layers, key_layers, crop) if settings.flow else (None, None)
+    return Sample(
+        key_image=key_image,
+        image=image,
         offset=pair.offset,
-        labels=labels,
+        labels=torch.from_numpy(render_labels(pair, layers, crop)),
         boxes=torch.from_numpy(boxes),
         box_labels=torch.from_numpy(box_labels),
         ignore_boxes=torch.from_numpy(ignored),
         labelled_classes=torch.tensor(pair.truth.labelled_classes),
         source=pair.source,
+        flow=flow,
+        visible=visible,
     )
-    sample = replace(sample, image=sample.key_image)
-    key_layers = layers
-    if pair.offset > 0:
-        pasted_key = [(item, item.to_key) for item in pair.pasted]
-        key_image, key_layers = draw_frame(pair.key_image, pair.to_key, pasted_key, crop, settings.crop)
-        key_look = replace(look, matrix=flicker(look.matrix, rng)) if look else None
-        sample = replace(sample, key_image=_to_tensor(key_image, key_look, rng))
-    return _with_flow(sample, pair, layers, key_layers, crop) if settings.flow else sample
 
 
-def _to_tensor(image: Array, look: Look | None, rng: np.random.Generator) -> torch.Tensor:
+def _to_tensor(image: Array, look: Look | None, rng: np.random.Generator) -> Tensor:
     changed = apply_look(image, look, rng) if look else image
     return torch.from_numpy(np.ascontiguousarray(changed.transpose(2, 0, 1)))
 
 
-def _with_flow(sample: Sample, pair: SourcePair, layers: Array, key_layers: Array, crop: Array) -> Sample:
+def _flow(pair: SourcePair, layers: Array, key_layers: Array, crop: Array) -> tuple[Tensor | None, Tensor | None]:
+    """Flow (2, h, w) and visibility (h, w), None where the source does not know them."""
     if pair.offset == 0:
         flow, visible = np.zeros((*layers.shape, 2), np.float32), layers != OUTSIDE
     elif pair.made:
@@ -97,8 +97,8 @@ def _with_flow(sample: Sample, pair: SourcePair, layers: Array, key_layers: Arra
     elif pair.flow is not None and pair.visible is not None:
         flow, visible = given_flow(pair.flow, pair.visible, layers, key_layers, crop)
     else:
-        return sample
-    return replace(sample, flow=torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1))), visible=torch.from_numpy(visible))
+        return None, None
+    return torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1))), torch.from_numpy(visible)
 
 
 def random_crop(pair: SourcePair, settings: Augmentation, rng: np.random.Generator) -> Array:
@@ -136,37 +136,39 @@ def _focus(pair: SourcePair, rng: np.random.Generator) -> Array | None:
     return np.asarray((pair.to_image @ np.array([point[0], point[1], 1.0]))[:2])
 
 
-def crop_boxes(pair: SourcePair, crop: Array, layers: Array) -> tuple[Array, Array, Array]:
-    """Boxes (G, 4), classes (G,) and ignore boxes (I, 4) of the current frame in the crop's pixels."""
+def crop_boxes(pair: SourcePair, crop: Array, size: tuple[int, int]) -> tuple[Array, Array, Array]:
+    """Boxes (G, 4), classes (G,) and ignore boxes (I, 4) of the current frame in the pixels of a crop of ``size`` (h, w)."""
     matrix = crop @ pair.to_image
-    boxes, box_labels = move_boxes(pair.truth.boxes, matrix), pair.truth.box_labels
-    ignored = move_boxes(pair.truth.ignore_boxes, matrix)
-    hidden = np.zeros(len(boxes))
-    for item in pair.pasted:
-        if item.to_image is None:
-            continue
-        box = move_boxes(np.array([item.cutout.box]), crop @ item.to_image)
-        hidden = np.append(np.maximum(hidden, covered_share(boxes, box[0])), 0.0)
-        boxes = np.concatenate([boxes, box])
-        box_labels = np.append(box_labels, DETECTION_CLASS_OF[item.cutout.label])
-    content = _content(pair, matrix, layers.shape)
+    boxes, box_labels, hidden = _moved_boxes(pair, crop, matrix)
+    content = _content(pair, matrix, size)
     seen = clip_boxes(boxes, content)
     share = area(seen) / np.maximum(area(boxes), 1e-6)
     sides = np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1])
-    clear = (share >= LEAST_VISIBLE) & (hidden <= FULLY_HIDDEN) & (sides >= LEAST_SIDE)
-    unclear = np.concatenate([clip_boxes(ignored, content), seen[~clear]])
-    padding = _padding(content, layers.shape)
-    return seen[clear], box_labels[clear], np.concatenate([unclear[area(unclear) > 0], padding])
+    clear = (share >= LEAST_VISIBLE) & (hidden <= MOST_HIDDEN) & (sides >= LEAST_SIDE)
+    unclear = np.concatenate([clip_boxes(move_boxes(pair.truth.ignore_boxes, matrix), content), seen[~clear]])
+    return seen[clear], box_labels[clear], np.concatenate([unclear[area(unclear) > 0], _padding(content, size)])
 
 
-def _content(pair: SourcePair, matrix: Array, size: tuple[int, ...]) -> Array:
+def _moved_boxes(pair: SourcePair, crop: Array, matrix: Array) -> tuple[Array, Array, Array]:
+    """All boxes (K, 4) of the current frame, the pasted objects' among them, their classes and the share that is pasted over."""
+    boxes, box_labels, hidden = move_boxes(pair.truth.boxes, matrix), pair.truth.box_labels, np.zeros(len(pair.truth.boxes))
+    for item in pair.pasted:
+        if item.to_image is not None:
+            box = move_boxes(np.array([item.cutout.box]), crop @ item.to_image)
+            hidden = np.append(np.maximum(hidden, covered_share(boxes, box[0])), 0.0)
+            boxes = np.concatenate([boxes, box])
+            box_labels = np.append(box_labels, DETECTION_CLASS_OF[item.cutout.label])
+    return boxes, box_labels, hidden
+
+
+def _content(pair: SourcePair, matrix: Array, size: tuple[int, int]) -> Array:
     """The box (4,) of the crop that the source frame fills."""
     height, width = pair.image.shape[:2]
     frame = move_boxes(np.array([[0.0, 0.0, width, height]]), matrix)
     return np.asarray(clip_boxes(frame, np.array([0.0, 0.0, size[1], size[0]]))[0])
 
 
-def _padding(content: Array, size: tuple[int, ...]) -> Array:
+def _padding(content: Array, size: tuple[int, int]) -> Array:
     """The padded strips around the content as boxes (K, 4)."""
     height, width = size
     x1, y1, x2, y2 = content
