@@ -81,6 +81,14 @@ def from_array(array: NDArray[np.uint8], encoding: str) -> tuple[int, int, str, 
     return height, width, encoding, width * channels, np.ascontiguousarray(array)
 
 
+def encode_jpeg(frame: Frame, quality: int = 90) -> bytes:
+    """JPEG of an RGB frame (H, W, 3) uint8, ``quality`` 1..100."""
+    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(frame[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
+        raise EncodingError(f"frame should be (H, W, 3) uint8 that fits into a JPEG, got {frame.shape} {frame.dtype}")
+    return data.tobytes()
+
+
 Reader = Callable[[Rows, int, int, bool], Frame]
 """Frame from the data, height, width and whether the high byte of 16 bits comes first."""
 
@@ -103,14 +111,6 @@ class _Layout:
         for name, value, multiple in (("height", height, self.block[0]), ("width", width, self.block[1])):
             if value % multiple:
                 raise EncodingError(f"{name} should be even for {encoding}, where pixels share their colour, got {value}")
-
-
-def encode_jpeg(frame: Frame, quality: int = 90) -> bytes:
-    """A JPEG of an RGB frame (H, W, 3); ``quality`` is 1..100."""
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise EncodingError(f"frame of shape {frame.shape} cannot be written as JPEG")
-    return bytes(encoded.data)
 
 
 def _grey(image: NDArray[np.uint8]) -> Frame:

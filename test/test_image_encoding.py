@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dff_ros.image_encoding import ENCODINGS, EncodingError, decode_compressed, from_array, to_frame
+from dff_ros.image_encoding import ENCODINGS, EncodingError, decode_compressed, encode_jpeg, from_array, to_frame
 
 HEIGHT, WIDTH, PADDING = 6, 8, 5
 
@@ -181,6 +181,11 @@ def test_compressed_pictures_come_back_in_rgb(suffix: str, format: str) -> None:
     picture[:, :12] = (220, 30, 40)
     encoded = cv2.imencode(suffix, picture[..., ::-1])[1].tobytes()
     assert np.abs(decode_compressed(encoded, format).astype(int) - picture).mean() < 6
+
+
+def test_a_jpeg_keeps_its_colours() -> None:
+    picture = np.full((16, 16, 3), (220, 30, 40), np.uint8)
+    assert np.abs(decode_compressed(encode_jpeg(picture, 95), "jpeg").astype(int) - picture).max() <= 4
 
 
 def test_compressed_pictures_may_say_that_their_channels_are_swapped() -> None:
