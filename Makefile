@@ -1,11 +1,11 @@
-# make setup   the virtual environment .venv with everything in it; test, demo and lint do this by themselves
+# make setup   the virtual environment .venv with everything in it; test, demo and lint do this by themselves (PYTHON=... picks a Python)
 # make test    the tests                                      (ARGS="-k schedule" passes options to pytest)
 # make demo    the node on a generated drive; VIDEO=file, BAG=folder or FRAMES=folder RATE=hz for a recording of yours
 # make lint    ruff and mypy
 # make clean   removes what the above made
 
 VENV := .venv
-PYTHON := $(VENV)/bin/python
+VENV_PYTHON := $(VENV)/bin/python
 # One stamp for each kind of environment: sourcing another ROS 2 sets up anew.
 READY := $(VENV)/ready.$(or $(ROS_DISTRO),wheels)
 SETUP_FILES := constraints.txt setup.py setup.cfg $(wildcard tools/*.py tools/*.sh tools/vision_msgs/*.xml tools/vision_msgs/msg/*.msg)
@@ -29,15 +29,15 @@ $(READY): $(SETUP_FILES)
 	@touch $@
 
 test: setup
-	$(PYTHON) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest $(ARGS)
 
 demo: setup
-	@$(PYTHON) -m dff_ros.node.demo $${VIDEO:+--video "$$VIDEO"} $${BAG:+--bag "$$BAG"} \
+	@$(VENV_PYTHON) -m dff_ros.node.demo $${VIDEO:+--video "$$VIDEO"} $${BAG:+--bag "$$BAG"} \
 	    $${FRAMES:+--frames "$$FRAMES"} $${RATE:+--rate "$$RATE"} --out "$$OUT" $(ARGS)
 
 lint: setup
-	$(PYTHON) -m ruff check
-	$(PYTHON) -m mypy
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m mypy
 
 clean:
 	rm -rf $(VENV) out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache

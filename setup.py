@@ -37,11 +37,10 @@ setup(
     packages=find_packages(include=["dff_ros", "dff_ros.*", "dff_train", "dff_train.*"]),
     package_data={"dff_train": ["recipes/*.yaml"]},
     data_files=data_files(),
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     install_requires=[
         "setuptools",
         "numpy>=1.21,<3",
-        "opencv-python-headless>=4.5,<6",
         "pycocotools>=2.0.6,<3",
         "PyYAML>=5.4,<7",
         "rosbags>=0.10,<0.12",
@@ -50,8 +49,9 @@ setup(
         "tqdm>=4.57,<5",
     ],
     extras_require={
-        # rclpy and messages as wheels, for machines without a ROS 2 installation.
+        # What a ROS 2 installation brings along (package.xml names it), as wheels for machines without one.
         "wheels": [
+            "opencv-python-headless>=4.5,<6",
             "ros-rclpy[fastrtps]>=7.1,<8",
             "ros-sensor-msgs>=5.3,<6",
             "ros-diagnostic-msgs>=5.3,<6",

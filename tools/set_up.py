@@ -15,7 +15,6 @@ import sys
 import sysconfig
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution, requires
-from importlib.util import find_spec
 from pathlib import Path
 
 from build_message_package import BuildError, require_compiler
@@ -39,8 +38,9 @@ def sourced_ros() -> str | None:
 def check_machine(ros: str | None) -> None:
     """Refuse what would fail later, before the downloads."""
     if ros:
-        if not imports("vision_msgs.msg"):
-            raise SetUpError(f"vision_msgs is missing; on Debian and Ubuntu: sudo apt install ros-{ros}-vision-msgs")
+        for module, package in (("vision_msgs.msg", f"ros-{ros}-vision-msgs"), ("cv2", "python3-opencv")):
+            if not imports(module):
+                raise SetUpError(f"{module} cannot be imported; on Debian and Ubuntu: sudo apt install {package}")
         return
     if sysconfig.get_platform() != "linux-x86_64":
         raise SetUpError(f"ROS 2 has wheels for linux-x86_64 only, this is {sysconfig.get_platform()}; source a ROS 2 installation")
@@ -55,12 +55,7 @@ def requirements(ros: str | None) -> list[Requirement]:
     """
     importlib.invalidate_caches()
     found = [Requirement(line) for line in requires("dff_ros") or []]
-    return [item for item in found if not (ros and _comes_with_ros(item))]
-
-
-def _comes_with_ros(requirement: Requirement) -> bool:
-    """Debian's python3-opencv brings cv2 without telling pip, and a second one beside it would need another numpy."""
-    return requirement.name.startswith("ros-") or (requirement.name.startswith("opencv-python") and find_spec("cv2") is not None)
+    return [item for item in found if not (ros and item.marker and item.marker.evaluate({"extra": "wheels"}))]
 
 
 def constraints(wanted: list[Requirement], ros: str | None) -> list[str]:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Creates the virtual environment .venv and lets tools/set_up.py fill it. `make setup` calls this.
+# PYTHON=... names the Python to use; else a fitting one is looked for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,7 @@ has_rclpy() {
 
 find_python() { # a Python that fits; under a sourced ROS 2 the one which that ROS was built for
     local candidate
-    for candidate in python3 /usr/bin/python3 python3.12 python3.11 python3.10 python3.13; do
+    for candidate in ${PYTHON:-python3 /usr/bin/python3 python3.12 python3.11 python3.10 python3.13}; do
         if is_supported "$candidate" && { [ -z "${ROS_DISTRO:-}" ] || has_rclpy "$candidate"; }; then
             command -v "$candidate"
             return
@@ -30,7 +31,7 @@ find_python() { # a Python that fits; under a sourced ROS 2 the one which that R
     if [ -n "${ROS_DISTRO:-}" ]; then
         fail "ROS 2 $ROS_DISTRO is sourced, but no Python 3.$OLDEST-3.$NEWEST can import its rclpy; on Debian and Ubuntu: sudo apt install ros-$ROS_DISTRO-rclpy"
     fi
-    fail "Python 3.$OLDEST to 3.$NEWEST is needed, found $(python3 --version 2>&1 || true); on Debian and Ubuntu: sudo apt install python3 python3-venv"
+    fail "Python 3.$OLDEST to 3.$NEWEST is needed, found $(${PYTHON:-python3} --version 2>&1 || true); on Debian and Ubuntu: sudo apt install python3 python3-venv"
 }
 
 create_venv() { # $1: the Python to use, $2: true where the venv shall see the system's packages
