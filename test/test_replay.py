@@ -18,6 +18,8 @@ from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
 from dff_ros.evaluation.options import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
+from dff_ros.recording.bags import BagWriter
+from dff_ros.recording.frames import open_frames
 
 FRAMES = 7
 HEIGHT, WIDTH = 96, 128
@@ -78,7 +80,8 @@ def replayed(tmp_path: Path, bundle: Path, scene: Path, *options: str) -> dict[s
     """The JSON of one run over the scene, on the CPU in float32."""
     params = tmp_path / "params.yaml"
     params.write_text("precision: float32\nthreads: 1\n")
-    fixed = ["--frames", str(scene / "frames"), "--model", str(bundle), "--device", "cpu", "--params", str(params)]
+    source = () if {"--video", "--bag"} & set(options) else ("--frames", str(scene / "frames"))
+    fixed = [*source, "--model", str(bundle), "--device", "cpu", "--params", str(params)]
     output = tmp_path / "out" / "figures.json"
     assert main([*fixed, *options, "--json", str(output)]) == 0
     report: dict[str, Any] = json.loads(output.read_text())
@@ -200,15 +203,65 @@ def test_parts_that_a_bundle_lacks_may_be_left_out(tmp_path: Path, tiny_bundle: 
     assert report["frames"] == 3
 
 
-def test_a_video_shows_every_frame(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
-    path = tmp_path / "pictures" / "out.mp4"
-    replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--rate", "10", "--video-out", str(path))
+def bag_of(scene: Path, folder: Path, *, rate: int) -> Path:
+    with BagWriter(folder) as writer:
+        for item in open_frames(scene / "frames", rate=rate):
+            writer.write_image("/camera/image", item.frame, item.stamp)
+    return folder
+
+
+def test_a_bag_gives_the_figures_of_its_frames(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    truth = ("--boxes", f"{scene / 'boxes.csv'}:person")
+    options = ("--schedule", "fixed:200ms", "--baseline", "--range", "1:6", *truth)
+    bag = bag_of(scene, tmp_path / "bag", rate=10)
+    from_bag = replayed(tmp_path, fitted_bundle, scene, "--bag", str(bag), *options)
+    from_folder = replayed(tmp_path, fitted_bundle, scene, "--rate", "10", *options)
+    assert from_bag["key_rate"] == 1 / 2
+    assert without_times(from_bag) == without_times(from_folder)
+
+
+def test_a_video_is_replayed(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    path = tmp_path / "in.mp4"
+    replayed(tmp_path, fitted_bundle, scene, "--video-out", str(path))
+    options = ("--schedule", "fixed:2", "--boxes", f"{scene / 'boxes.csv'}:car")
+    report = replayed(tmp_path, fitted_bundle, scene, "--video", str(path), *options)
+    assert (report["frames"], report["key_rate"]) == (FRAMES, 4 / 7)
+    assert report["detection"]["map50"] is not None
+
+
+def pictures_of(path: Path) -> tuple[float, list[Any]]:
+    """Rate and frames of a video."""
     video = cv2.VideoCapture(str(path))
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
     pictures = []
     while (read := video.read())[0]:
         pictures.append(read[1])
+    return video.get(cv2.CAP_PROP_FPS), pictures
+
+
+def test_the_overlay_shows_every_frame_at_the_inputs_rate(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    path = tmp_path / "pictures" / "out.mp4"
+    replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--rate", "10", "--video-out", str(path))
+    rate, pictures = pictures_of(path)
+    assert rate == pytest.approx(10)
     assert [picture.shape for picture in pictures] == [(HEIGHT, WIDTH, 3)] * FRAMES
+
+
+def test_the_overlay_of_a_bag_runs_at_the_rate_of_its_stamps(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    path = tmp_path / "out.mp4"
+    replayed(tmp_path, fitted_bundle, scene, "--bag", str(bag_of(scene, tmp_path / "bag", rate=5)), "--video-out", str(path))
+    rate, pictures = pictures_of(path)
+    assert rate == pytest.approx(5)
+    assert len(pictures) == FRAMES
+
+
+def test_an_overlay_that_cannot_be_written_is_named(
+    tmp_path: Path, tiny_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "folder.mp4"
+    taken.mkdir()
+    arguments = ["--frames", str(scene / "frames"), "--model", str(tiny_bundle), "--json", str(tmp_path / "o.json")]
+    assert main([*arguments, "--video-out", str(taken)]) == 2
+    assert f"dff_replay: {taken} is a folder" in capsys.readouterr().err
 
 
 def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]) -> None:

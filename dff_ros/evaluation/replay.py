@@ -48,10 +48,9 @@ def replay(options: argparse.Namespace) -> None:
     for note in model.notes:
         print(f"dff_replay: {note}", file=sys.stderr)
     truth = open_truth(options, model.card)
-    for output in filter(None, (options.json, options.video_out)):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    prepare_outputs(options)
     drawing = shown(options.video_out, recording.rate, model.card, settings)
-    with tqdm(recording, total=len(recording), unit="frame") as frames, drawing as show:
+    with tqdm(recording, total=len(recording) or None, unit="frame") as frames, drawing as show:
         if interval is None:
             result = lock_step(frames, model, settings, truth, baseline=options.baseline, show=show)
         else:
@@ -60,6 +59,14 @@ def replay(options: argparse.Namespace) -> None:
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
     write_report(options.json, report)
     print(summary(report))
+
+
+def prepare_outputs(options: argparse.Namespace) -> None:
+    """Make the folders of the outputs before the work is done, so that it is not done in vain."""
+    for output in filter(None, (options.json, options.video_out)):
+        if output.is_dir():
+            raise ValueError(f"{output} is a folder")
+        output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def offset_interval(schedule: Schedule, name: str) -> int:
@@ -71,6 +78,7 @@ def offset_interval(schedule: Schedule, name: str) -> int:
 
 def open_recording(options: argparse.Namespace) -> Recording:
     """The input, cut to ``--range``."""
+    recording: Recording
     if options.frames is not None:
         recording = open_frames(options.frames, rate=options.rate)
     elif options.video is not None:

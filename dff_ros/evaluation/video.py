@@ -15,13 +15,18 @@ from dff_ros.recording.frames import DEFAULT_RATE, Frame, StampedFrame
 
 
 class OverlayVideo:
-    """An MP4 file; as a context manager it is closed at the end. Frames of another size than the first are resized."""
+    """An MP4 file, written as a context manager. Frames of another size than the first are resized.
+
+    Without a ``rate`` it is that of the first two frames' stamps.
+    """
 
     def __init__(self, path: Path, *, rate: float | None, card: Card, score_threshold: float) -> None:
         self._path = path
-        self._rate = rate or DEFAULT_RATE
+        self._rate = rate
         self._card = card
         self._threshold = score_threshold
+        self._first: tuple[int, Frame] | None = None
+        """Stamp and picture of the first frame, while the rate is unknown."""
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
@@ -29,15 +34,27 @@ class OverlayVideo:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._first is not None:
+            self._write(self._first[1], DEFAULT_RATE)
         if self._writer is not None:
             self._writer.release()
 
     def add(self, item: StampedFrame, result: FrameResult) -> None:
         """Append one frame; raises OSError where the file cannot be written."""
         picture = self._draw(item.frame, result)
+        if self._rate is None and self._first is None:
+            self._first = item.stamp, picture
+            return
+        if self._first is not None:
+            (stamp, first), self._first = self._first, None
+            self._rate = 1e9 / (item.stamp - stamp) if item.stamp > stamp else DEFAULT_RATE
+            self._write(first, self._rate)
+        self._write(picture, self._rate or DEFAULT_RATE)
+
+    def _write(self, picture: Frame, rate: float) -> None:
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
-            self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter_fourcc(*"mp4v"), self._rate, self._size)  # type: ignore[attr-defined]
+            self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), rate, self._size)
             if not self._writer.isOpened():
                 raise OSError(f"{self._path} cannot be written as a video")
         if (picture.shape[1], picture.shape[0]) != self._size:
