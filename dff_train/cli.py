@@ -1,0 +1,70 @@
+"""``dff_train``: train a bundle from a recipe, and write it out."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dff_train.recipe import read_recipe
+from dff_train.train import Training, train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when it did what was asked, 2 with one line on standard error when it could not."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run_command(options)
+    except (OSError, ValueError) as error:
+        print(f"dff_train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dff_train: interrupted; the same command goes on from the last checkpoint in {options.run}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dff_train", description="Train Deep Feature Flow bundles.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train a recipe; the same command goes on where it was interrupted")
+    run.add_argument("--data", type=Path, required=True, help="folder of the data sets (see docs/data.md)")
+    run.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; the checkpoint stays")
+    run.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
+    run.set_defaults(run_command=_run)
+    export = commands.add_parser("export", help="write a run's weights as a bundle")
+    export.add_argument("--to", type=Path, required=True, help="folder of the bundle, for example models/street")
+    export.set_defaults(run_command=_export)
+    for command in (run, export):
+        command.add_argument("--recipe", type=Path, required=True, help="YAML file, for example dff_train/recipes/street.yaml")
+        command.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log")
+        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    return parser
+
+
+def _training(options: argparse.Namespace) -> tuple[Training, bool]:
+    training = Training(read_recipe(options.recipe), options.run, torch.device(options.device))
+    return training, training.resume()
+
+
+def _run(options: argparse.Namespace) -> None:
+    training, resumed = _training(options)
+    if resumed and not training.finished:
+        print(f"dff_train: going on with {training.stage.name} at step {training.step}")
+    train(training, options.data, workers=options.workers, time_limit_s=options.minutes * 60)
+
+
+def _export(options: argparse.Namespace) -> None:
+    training, resumed = _training(options)
+    if not resumed:
+        raise ValueError(f"no checkpoint in {options.run}: expected one written by dff_train run")
+    training.export(options.to)
+    print(f"dff_train: wrote {options.to}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""A recipe: the card of the bundle to make, what it learns from, and the stages of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from dff_ros.core.bundle import Card, parse_card
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with its own optimiser and learning-rate curve."""
+
+    name: str
+    steps: int
+    """Optimiser steps."""
+    batch: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    pairs: bool = False
+    """False: every sample is a still (per-frame training). True: the feature of a key frame is propagated to the labelled frame
+    (end-to-end training, DFF sec. 3.4), with batch norm frozen."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Read from YAML by :func:`read_recipe`."""
+
+    card: Card
+    sources: Mapping[str, float]
+    """Name of a source -> its share of the samples."""
+    stages: tuple[Stage, ...]
+    crop: tuple[int, int] = (240, 320)
+    """Height and width of the training crops, in network pixels."""
+    max_offset: int = 9
+    """Pairs are 0 to this many frames apart."""
+    seed: int = 0
+    ema_decay: float = 0.999
+    """The bundle holds an exponential moving average of the weights: on little data it is the better network."""
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """Name of a loss -> its weight; 1 where not given."""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises ValueError naming the file and what is wrong in it."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content["card"] = parse_card(content["card"])
+        content["stages"] = tuple(_part(Stage, stage) for stage in content["stages"])
+        content["crop"] = tuple(content.get("crop", Recipe.crop))
+        recipe = _part(Recipe, content)
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    return recipe
+
+
+def _part(kind: type[Part], content: Mapping[str, Any]) -> Part:
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise ValueError(f"{kind.__name__.lower()} knows {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return kind(**content)

@@ -1,0 +1,231 @@
+"""The training loop: per-frame, then end to end on pairs (DFF, sec. 3.4). Interrupted, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dff_ros.core.bundle import build_model, save_bundle
+from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.propagate import FlowFields, propagate
+from dff_ros.core.results import Task
+from dff_train.datasets import mixed_dataset
+from dff_train.losses import detection_loss, segmentation_loss
+from dff_train.recipe import Recipe, Stage
+from dff_train.samples import Batch, collate
+from dff_train.targets import DetectionTargets
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+WARM_UP_STEPS = 200
+CHECKPOINT_EVERY_S = 120.0
+LOG_EVERY = 20
+
+
+class Training:
+    """The state of one run: networks, their moving average, optimiser, and how far it has come."""
+
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.folder = folder
+        self.device = device
+        self.model = build_model(recipe.card).to(device)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+        self.stage_index = 0
+        self.step = 0
+        self.optimizer = self._fresh_optimizer()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage being trained."""
+        return self.recipe.stages[self.stage_index]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is done."""
+        return self.stage_index >= len(self.recipe.stages)
+
+    def next_stage(self) -> None:
+        """Go on to the next stage from the averaged weights, with a fresh optimiser."""
+        self.model.load_state_dict(self.average.module.state_dict())
+        self.stage_index += 1
+        self.step = 0
+        if not self.finished:
+            self.optimizer = self._fresh_optimizer()
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.stage.learning_rate)
+
+    def save(self) -> None:
+        """Write the checkpoint; a kill in the middle leaves the previous one."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stage_index": self.stage_index,
+            "step": self.step,
+        }
+        partial = self.folder / f"{CHECKPOINT}.partial"
+        torch.save(state, partial)
+        partial.replace(self.folder / CHECKPOINT)
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint; False where there is none."""
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.stage_index, self.step = state["stage_index"], state["step"]
+        if not self.finished:
+            self.optimizer = self._fresh_optimizer()
+            self.optimizer.load_state_dict(state["optimizer"])
+        return True
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights as a bundle."""
+        save_bundle(folder, self.recipe.card, self.average.module)
+
+
+def train(training: Training, data: Path, *, workers: int = 1, time_limit_s: float = math.inf) -> None:
+    """Train until the recipe is done or the time is up; the checkpoint holds what was reached."""
+    # OpenCV's thread pool does not survive the fork of a loader process: the first call there would wait for ever.
+    cv2.setNumThreads(0)
+    deadline = time.monotonic() + time_limit_s
+    while not training.finished and time.monotonic() < deadline:
+        if not _train_stage(training, data, workers=workers, deadline=deadline):
+            break
+        training.next_stage()
+    training.save()
+
+
+def _train_stage(training: Training, data: Path, *, workers: int, deadline: float) -> bool:
+    """One stage from where it stands; False where the time ran out first."""
+    stage = training.stage
+    saved = time.monotonic()
+    batches = _batches(training, data, workers)
+    with tqdm(batches, total=stage.steps, initial=training.step, desc=stage.name, unit="step") as progress:
+        for batch in progress:
+            losses = training_step(training, batch)
+            training.step += 1
+            if training.step % LOG_EVERY == 0:
+                _log(training, losses)
+                progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                training.save()
+                saved = time.monotonic()
+            if time.monotonic() > deadline:
+                return False
+    return True
+
+
+def _batches(training: Training, data: Path, workers: int) -> Iterator[Batch]:
+    stage, recipe = training.stage, training.recipe
+    offset = recipe.max_offset if stage.pairs else 0
+    dataset = mixed_dataset(
+        data, recipe.sources, crop=recipe.crop, seed=recipe.seed + training.stage_index, max_offset=offset, input_pixels=recipe.card.input_pixels
+    )
+    # Each sample depends only on its index, so a resumed run reads on exactly where it stopped.
+    indices = range(training.step * stage.batch, stage.steps * stage.batch)
+    loader: DataLoader[Any] = DataLoader(
+        dataset, sampler=indices, batch_size=stage.batch, num_workers=workers, collate_fn=collate, pin_memory=training.device.type == "cuda"
+    )
+    yield from loader
+
+
+def training_step(training: Training, batch: Batch) -> dict[str, float]:
+    """One optimiser step; returns the losses."""
+    stage, model = training.stage, training.model
+    model.train()
+    if stage.pairs:
+        freeze_batch_norm(model)
+    for group in training.optimizer.param_groups:
+        group["lr"] = stage.learning_rate * learning_rate_factor(training.step, stage.steps)
+    losses = batch_losses(model, batch, training.device, pairs=stage.pairs)
+    weights = training.recipe.loss_weights
+    total = torch.stack([loss * weights.get(name, 1.0) for name, loss in losses.items()]).sum()
+    training.optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    training.optimizer.step()
+    training.average.update_parameters(model)
+    return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to 1 % (Loshchilov and Hutter 2017)."""
+    warm_up = min(WARM_UP_STEPS, steps // 5)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Batch norm with its running statistics: key frames alone would shift them (DFF, sec. 4.1)."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def batch_losses(model: DeepFeatureFlow, batch: Batch, device: torch.device, *, pairs: bool) -> dict[str, Tensor]:
+    """The losses of both heads on the current frames, whose features were computed or, with ``pairs``, propagated."""
+    image = _image(batch.images, device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        feature = model.feature_network(_image(batch.key_images, device) if pairs else image)
+    feature = feature.float()
+    if pairs:
+        feature = _propagated(model, feature, image, _image(batch.key_images, device), batch.offsets.to(device))
+    losses: dict[str, Tensor] = {}
+    if Task.SEGMENTATION in model.tasks:
+        losses["segmentation"] = segmentation_loss(model.head(Task.SEGMENTATION)(feature), batch.labels.to(device))
+    if Task.DETECTION in model.tasks:
+        head = model.head(Task.DETECTION)
+        losses |= detection_loss(head, head(feature), _targets(batch, device), *batch.images.shape[2:])
+    return losses
+
+
+def _propagated(model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor) -> Tensor:
+    """Features of the current frames; at offset 0 the unwarped one, which keeps the per-frame path trained (DFF, sec. 3.4)."""
+    moved = offsets > 0
+    if not bool(moved.any()):
+        return key_feature
+    network = model.flow_network
+    fields: FlowFields = network(network.prepare(image[moved]), network.prepare(key_image[moved]))
+    scale = None if fields.scale is None else fields.scale.to(key_feature.device)
+    carried = propagate(key_feature[moved], FlowFields(fields.flow.to(key_feature.device), scale))
+    return key_feature.index_copy(0, moved.nonzero().squeeze(1), carried)
+
+
+def _image(pixels: Tensor, device: torch.device) -> Tensor:
+    """(N, 3, H, W) uint8 -> float32 in 0..1 on the device."""
+    return pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255.0
+
+
+def _targets(batch: Batch, device: torch.device) -> list[DetectionTargets]:
+    return [
+        DetectionTargets(boxes.to(device), labels.to(device), ignored.to(device), labelled.to(device))
+        for boxes, labels, ignored, labelled in zip(batch.boxes, batch.box_labels, batch.ignore_boxes, batch.labelled_classes)
+    ]
+
+
+def _log(training: Training, losses: dict[str, float]) -> None:
+    line = {"stage": training.stage.name, "step": training.step, "time": round(time.time(), 1), **losses}
+    with (training.folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
