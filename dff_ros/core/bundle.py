@@ -73,17 +73,27 @@ def read_card(folder: Path) -> Card:
         content = yaml.safe_load((folder / CARD_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BundleError(f"{folder / CARD_FILE}: {' '.join(str(error).split())}") from error
+    try:
+        return parse_card(content)
+    except ValueError as error:
+        raise BundleError(f"{folder / CARD_FILE}: {error}") from error
+
+
+def parse_card(content: Any) -> Card:
+    """A card from the mapping that a YAML reader gave; raises ValueError with what is missing or wrong."""
     if not isinstance(content, dict):
-        raise BundleError(f"{folder / CARD_FILE}: expected a mapping, got {type(content).__name__}")
+        raise ValueError(f"a card should be a mapping, got {type(content).__name__}")
     try:
         card = Card(**{key: _frozen(value) for key, value in content.items()})
-        _check(card)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{folder / CARD_FILE}: {str(error).replace('Card.__init__() ', '')}") from error
+    except TypeError as error:
+        raise ValueError(str(error).replace("Card.__init__() ", "a card ")) from error
+    _check(card)
     return card
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 

@@ -26,6 +26,10 @@ FLOWNET_MAP_STRIDE = 8
 """Image pixels per cell of FlowNet-S's last map: four times its half-size input."""
 
 
+_per_thread = threading.local()
+"""OpenCV's flow object keeps buffers between calls, so two cameras' threads must not share one."""
+
+
 class FlowNetwork(Protocol):
     """The seam for a user's own flow network."""
 
@@ -49,7 +53,6 @@ class DISFlow(nn.Module):
         if stride % 2:
             raise ValueError(f"stride should be even, got {stride}")
         self.stride = stride
-        self._per_thread = threading.local()  # OpenCV's object keeps buffers, so two cameras must not share one
 
     def prepare(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, H / 2, W / 2) uint8 grey on the host."""
@@ -65,11 +68,11 @@ class DISFlow(nn.Module):
         return FlowFields(F.avg_pool2d(pixels, cell) / cell)
 
     def _flow(self, current: np.ndarray, key: np.ndarray) -> np.ndarray:
-        if not hasattr(self._per_thread, "dis"):
-            self._per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        if not hasattr(_per_thread, "dis"):
+            _per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         if min(current.shape) < 16:  # DIS needs a patch and a pyramid; what is smaller than that cannot have moved measurably
             return np.zeros((*current.shape, 2), np.float32)
-        flow: np.ndarray = self._per_thread.dis.calc(current, key, None)
+        flow: np.ndarray = _per_thread.dis.calc(current, key, None)
         return flow
 
 
@@ -152,7 +155,7 @@ class FlowNetS(nn.Module):
 FLOWNETS: dict[str, dict[str, Any]] = {
     "flownet": {},
     "flownet_half": {"width": 0.5},
-    "flownet_inception": {"width": 0.5, "inception": True},
+    "flownet_inception": {"width": 0.46875, "inception": True},
 }
 """The paper's three: 10.9, 3.0 and about 1.5 GMAC at 1024x512. The layers of FlowNet Inception were never published: it costs
 1/8 of FlowNet-S, and these are our own at that cost."""

@@ -1,0 +1,75 @@
+"""Feature networks: the paper's layout and cost, and torchvision's parameter names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dff_ros.core.feature_network import CompactFeatureNetwork, ResNetFeatureNetwork
+
+
+def gmac(network: nn.Module, *inputs: torch.Tensor) -> float:
+    """Multiply-accumulates of one call, in thousand millions, counted without computing."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(50, 103.5), (101, 142.3)])
+def test_resnets_cost_what_the_paper_counts_at_1024x512(depth: int, expected: float) -> None:
+    with torch.device("meta"):
+        assert gmac(ResNetFeatureNetwork(depth), torch.empty(1, 3, 512, 1024)) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_resnets_keep_stride_16_and_reduce_to_the_asked_channels(depth: int) -> None:
+    with torch.device("meta"):
+        network = ResNetFeatureNetwork(depth, channels=256)
+        assert network(torch.empty(1, 3, 64, 96)).shape == (1, 256, 4, 6)
+
+
+@pytest.mark.parametrize(("depth", "count"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160)])
+def test_resnet_weights_are_torchvisions_without_the_classifier(depth: int, count: int) -> None:
+    """The published parameter counts, less the 1000-class layer; and the names that its checkpoints use."""
+    with torch.device("meta"):
+        backbone = ResNetFeatureNetwork(depth).backbone
+    classifier = backbone.channels * 1000 + 1000
+    assert sum(p.numel() for p in backbone.parameters()) == count - classifier
+    names = set(backbone.state_dict())
+    assert {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "layer2.0.downsample.0.weight"} <= names
+    assert "layer2.0.downsample.1.running_var" in names
+    assert ("layer1.0.conv3.weight" in names) == (depth >= 50)
+
+
+def test_all_three_by_three_convolutions_of_the_last_stage_are_dilated_and_none_strided() -> None:
+    with torch.device("meta"):
+        network = ResNetFeatureNetwork(50)
+    convolutions = [m for m in network.backbone.layer4.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.stride == (1, 1) for m in convolutions)
+    assert {m.dilation for m in convolutions if m.kernel_size == (3, 3)} == {(2, 2)}
+    assert network.reduce.dilation == (6, 6) and network.reduce.kernel_size == (3, 3)
+
+
+def test_the_compact_network_has_stride_8_and_learns() -> None:
+    network = CompactFeatureNetwork(channels=16, width=8, blocks=(1, 1, 2), dilations=(1, 2))
+    feature = network(torch.rand(2, 3, 32, 48))
+    assert feature.shape == (2, 16, 4, 6) and bool((feature >= 0).all())
+    feature.sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_normalisation_happens_inside() -> None:
+    network = CompactFeatureNetwork(channels=8, width=8, blocks=(1, 1, 1), dilations=(1,), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).eval()
+    plain = CompactFeatureNetwork(channels=8, width=8, blocks=(1, 1, 1), dilations=(1,), mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    plain.load_state_dict(network.state_dict())
+    image = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(network(image), plain((image - 0.5) / 0.25))
+
+
+def test_wrong_depths_and_dilations_are_refused() -> None:
+    with pytest.raises(ValueError, match="depth should be one of 18, 34, 50, 101, got 42"):
+        ResNetFeatureNetwork(42)
+    with pytest.raises(ValueError, match="dilations one for each"):
+        CompactFeatureNetwork(blocks=(1, 1, 3), dilations=(1, 2))

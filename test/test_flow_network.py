@@ -1,0 +1,105 @@
+"""Flow networks: direction and unit of the flow, the paper's costs, and the scale that starts as identity."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_feature_network import gmac
+
+from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
+from dff_ros.core.propagate import propagate
+
+
+def textured_image(height: int = 128, width: int = 160) -> np.ndarray:
+    """Smooth noise, (H, W, 3) in 0..1: something that flow can hold on to."""
+    noise = np.random.default_rng(3).random((height, width, 3)).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 1, cv2.NORM_MINMAX)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(8, 0), (0, -8), (-12, 4)])
+def test_dis_flow_points_from_the_current_frame_to_the_key_in_feature_cells(dx: int, dy: int) -> None:
+    """The content of the key frame stands (dx, dy) pixels further on; so current(p) = key(p + (dx, dy))."""
+    image = textured_image()
+    key = np.roll(image, (dy, dx), axis=(0, 1))
+    network = DISFlow(stride=8)
+    flow = network(network.prepare(to_tensor(image)), network.prepare(to_tensor(key))).flow
+    assert flow.shape == (1, 2, 16, 20)
+    inner = flow[0, :, 4:-4, 4:-4].flatten(1).median(dim=1).values
+    torch.testing.assert_close(inner, torch.tensor([dx / 8, dy / 8]), atol=0.1, rtol=0)
+
+
+def test_dis_flow_has_scale_one_and_no_parameters() -> None:
+    network = DISFlow(stride=16)
+    prepared = network.prepare(torch.rand(2, 3, 64, 64))
+    fields = network(prepared, prepared)
+    assert fields.scale is None and fields.flow.shape == (2, 2, 4, 4) and not list(network.parameters())
+
+
+def test_dis_flow_of_an_image_too_small_to_measure_is_zero() -> None:
+    network = DISFlow(stride=8)
+    prepared = network.prepare(torch.rand(1, 3, 8, 24))
+    assert network(prepared, prepared).flow.abs().max() == 0
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("flownet", 10.9), ("flownet_half", 3.0), ("flownet_inception", 1.5)])
+def test_flownets_cost_what_the_paper_counts_at_1024x512(kind: str, expected: float) -> None:
+    with torch.device("meta"):
+        network = FlowNetS(channels=1024, **FLOWNETS[kind])
+        prepared = network.prepare(torch.empty(1, 3, 512, 1024))
+        assert prepared.shape == (1, 3, 256, 512)
+        assert gmac(network, prepared, prepared) == pytest.approx(expected, abs=0.1)
+
+
+def test_the_last_map_of_flownet_has_194_channels() -> None:
+    with torch.device("meta"):
+        assert FlowNetS(channels=8).scale.in_channels == 194
+
+
+@pytest.mark.parametrize("kind", list(FLOWNETS))
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("size", [(64, 96), (48, 80), (16, 16)])
+def test_flownet_answers_at_feature_resolution(kind: str, stride: int, size: tuple[int, int]) -> None:
+    network = FlowNetS(channels=4, stride=stride, **{**FLOWNETS[kind], "width": 0.125}).eval()
+    prepared = network.prepare(torch.rand(1, 3, *size))
+    fields = network(prepared, prepared)
+    cells = (size[0] // stride, size[1] // stride)
+    assert fields.flow.shape == (1, 2, *cells)
+    assert fields.scale is not None and fields.scale.shape == (1, 4, *cells)
+
+
+def test_the_scale_starts_as_identity_and_can_learn() -> None:
+    network = FlowNetS(channels=4, stride=8, width=0.125)
+    prepared = network.prepare(torch.rand(1, 3, 32, 32))
+    fields = network(prepared, prepared)
+    assert fields.scale is not None
+    torch.testing.assert_close(fields.scale, torch.ones(1, 4, 4, 4))
+    propagate(torch.rand(1, 4, 4, 4), fields).sum().backward()
+    assert network.scale.weight.grad is not None and network.scale.weight.grad.abs().sum() > 0
+    assert network.scale.bias is None  # the bias of 1 does not learn
+
+
+def test_flownets_output_is_in_units_of_twenty_half_size_pixels() -> None:
+    assert FlowNetS(channels=4, stride=16, width=0.125).cells_per_unit == 2.5
+    assert FlowNetS(channels=4, stride=8, width=0.125).cells_per_unit == 5.0
+
+
+def test_flownet_prepares_by_subtracting_the_mean_and_pooling_two_by_two_rounding_up() -> None:
+    network = FlowNetS(channels=4, width=0.125, mean=(0.5, 0.25, 0.0))
+    image = torch.rand(1, 3, 5, 7)
+    prepared = network.prepare(image)
+    assert prepared.shape == (1, 3, 3, 4)
+    expected = image[0, :, 2:4, 4:6].mean(dim=(1, 2)) - torch.tensor([0.5, 0.25, 0.0])
+    torch.testing.assert_close(prepared[0, :, 1, 2], expected)
+
+
+def test_strides_that_the_maps_do_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 8, got 12"):
+        FlowNetS(channels=4, stride=12)
+    with pytest.raises(ValueError, match="even, got 7"):
+        DISFlow(stride=7)
