@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from dff_train.augment import NETWORK_PIXELS, Augmentation, augment
 from dff_train.drives import DriveScenes
@@ -39,6 +39,9 @@ class MixedDataset(Dataset[Sample]):
         """``weights`` are the shares of the sources; pairs are 0..``max_offset`` frames apart, with 0 every sample is a still."""
         if not sources or len(sources) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"expected a weight of at least 0 for each of {len(sources)} sources, not all 0, got {list(weights)}")
+        # A loader's process is forked off this one. OpenCV's threads do not survive that: the first warp, or changing the number of
+        # threads, would wait for them forever. Here they are stopped in time; more threads would only take cores from the training.
+        cv2.setNumThreads(1)
         self.sources = list(sources)
         self.shares = np.asarray(weights, float) / sum(weights)
         self.augmentation = augmentation or Augmentation()
@@ -46,9 +49,6 @@ class MixedDataset(Dataset[Sample]):
         self.max_offset = max_offset
 
     def __getitem__(self, index: int) -> Sample:
-        if get_worker_info() is not None:
-            # A loader is a process of its own: OpenCV's threads would only take cores from the training, and hang after a fork.
-            cv2.setNumThreads(1)
         rng = np.random.default_rng((self.seed, index))
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
         return augment(source.pair(int(rng.integers(len(source))), rng, self.max_offset), self.augmentation, rng)
