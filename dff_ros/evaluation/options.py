@@ -34,7 +34,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     _add_truth(parser)
     measure = parser.add_argument_group("what is measured and written")
     measure.add_argument("--baseline", action="store_true", help="run per-frame on the same frames, interleaved, and compare")
-    measure.add_argument("--every-offset", action="store_true", help="with fixed:N: score every frame at each age 0..N-1, age 0 being per-frame")
+    offsets = "with fixed:N: score every frame at each age 0..N-1, age 0 being per-frame"
+    measure.add_argument("--every-offset", action="store_true", help=offsets)
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
     options = parser.parse_args(arguments)

@@ -115,12 +115,15 @@ def ignore(item: StampedFrame, result: FrameResult) -> None:
 
 def warn_unscored(result: Replay, options: argparse.Namespace) -> None:
     """Say so where truth was given and none of it belonged to a frame: most likely a wrong folder or range."""
+    boxes = [path for path, _ in (*options.boxes, *options.box_masks)]
     if options.labels is not None and not result.run.segmentation:
-        print(f"dff_replay: no frame was scored with {options.labels}: none has a label image there, or segmentation is off", file=sys.stderr)
-    boxes = [*options.boxes, *options.box_masks]
+        _warn_unscored(options.labels, "segmentation")
     if boxes and not result.run.detection:
-        files = ", ".join(str(path) for path, _ in boxes)
-        print(f"dff_replay: no frame was scored with {files}: none is covered there, or detection is off", file=sys.stderr)
+        _warn_unscored(", ".join(map(str, boxes)), "detection")
+
+
+def _warn_unscored(files: object, task: str) -> None:
+    print(f"dff_replay: no frame was scored with {files}: none is covered there, or {task} is off", file=sys.stderr)
 
 
 def device_name(model: LoadedModel) -> str:
