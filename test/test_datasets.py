@@ -154,7 +154,8 @@ def test_a_loader_gives_the_same_batches_with_a_worker_and_without(data: Path) -
     sources = [CamVidStills(data / "camvid/train"), HighwayFrames(data / "highway", range(470, 474))]
     dataset = MixedDataset(sources, [1, 1], SMALL)
     here, there = (
-        list(DataLoader(dataset, sampler=range(8, 16), batch_size=4, num_workers=workers, collate_fn=collate)) for workers in (0, 1)
+        list(DataLoader(dataset, sampler=range(8, 16), batch_size=4, num_workers=workers, collate_fn=collate, timeout=60 * workers))
+        for workers in (0, 1)
     )
     assert len(here) == len(there) == 2
     for first, second in zip(here, there, strict=True):
