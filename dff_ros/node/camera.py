@@ -1,0 +1,125 @@
+"""One camera while the node is active: its images come in, a worker answers the newest, the answers go out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.node import Node
+
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FeatureFlowStream
+from dff_ros.node.counters import Statistics
+from dff_ros.node.inputs import Input
+from dff_ros.node.mailbox import Worker
+from dff_ros.node.messages import stamp_of
+from dff_ros.node.outputs import Outputs
+from dff_ros.node.parameters import NodeSettings
+from dff_ros.node.pipeline import Answer, Pipeline
+
+_REPEAT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image message and when it came, in ``time.perf_counter`` seconds."""
+
+    message: Any
+    at: float
+
+
+class ThrottledLog:
+    """A logger that says the same thing, what stands before the first colon, at most every five seconds."""
+
+    def __init__(self, logger: Any) -> None:
+        self._write: dict[str, Callable[[str], None]] = {"warning": logger.warning, "error": logger.error}
+        self._said: dict[str, float] = {}
+
+    def __call__(self, level: str, text: str) -> None:
+        subject, now = text.partition(":")[0], time.monotonic()
+        if now - self._said.get(subject, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
+            self._said[subject] = now
+            self._write[level](text)
+
+
+class Camera:
+    """Subscription, mailbox, worker and pipeline of one camera; ``stop`` ends all of them."""
+
+    def __init__(self, node: Node, stream: FeatureFlowStream, outputs: Outputs, settings: NodeSettings) -> None:
+        self._node = node
+        self._outputs = outputs
+        self._settings = settings
+        self._engine_settings = stream.settings
+        self._log = ThrottledLog(node.get_logger())
+        self._enabled = True
+        self._stopping = False
+        self.statistics = Statistics()
+        self._pipeline = Pipeline(stream, counters=self.statistics.counters, report=self._log)
+        self._worker: Worker[Arrival] = Worker(self._work, name="dff_worker")
+        self.input = Input(node, settings.image_transport, self._receive)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether images are taken at all."""
+        return self._enabled
+
+    def enable(self, enabled: bool) -> None:
+        """Start or stop taking images; the first one after a pause is a key frame."""
+        if enabled and not self._enabled:
+            self._pipeline.request_reset("enabled")
+        self._enabled = enabled
+
+    def reset(self) -> None:
+        """Make the next frame a key frame."""
+        self._pipeline.request_reset("reset")
+
+    def apply(self, settings: NodeSettings, engine_settings: EngineSettings) -> None:
+        """Take over changed settings with the next frame."""
+        self._settings = settings
+        self._engine_settings = engine_settings
+        self._pipeline.request_settings(engine_settings)
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """End the subscription and the worker; False where it is still busy after ``timeout`` seconds."""
+        self._stopping = True
+        self.input.destroy()
+        return self._worker.stop(timeout)
+
+    def _receive(self, message: Any) -> None:
+        if self._enabled:
+            replaced = self._worker.put(Arrival(message, time.perf_counter()))
+            self.statistics.arrived(replaced=replaced)
+
+    def _work(self, arrival: Arrival) -> None:
+        try:
+            self._answer(arrival)
+        except Exception as error:  # noqa: BLE001 - the worker must outlive any message; what went wrong is said
+            if not self._stopping:  # publishers vanish under a worker that was busy when the process was told to end
+                self._log("error", f"publishing failed: {type(error).__name__}: {error}")
+
+    def _answer(self, arrival: Arrival) -> None:
+        taken = time.perf_counter()
+        now_ns = self._node.get_clock().now().nanoseconds
+        answer = self._pipeline.process(
+            arrival.message, tasks=self._outputs.wanted_tasks, now_ns=now_ns, max_age=self._settings.max_image_age
+        )
+        if answer is None or self._stopping:
+            return
+        threshold = self._engine_settings.score_threshold
+        self._outputs.publish_results(answer, threshold=threshold, class_id_format=self._settings.class_id_format)
+        self._publish_times(answer, wait_ms=(taken - arrival.at) * 1e3, latency_ms=(time.perf_counter() - arrival.at) * 1e3)
+        self._outputs.publish_pictures(answer, threshold=threshold, jpeg_quality=self._settings.jpeg_quality)
+
+    def _publish_times(self, answer: Answer, *, wait_ms: float, latency_ms: float) -> None:
+        """``latency_ms`` counts from the image's arrival, ``wait_ms`` of it in the mailbox."""
+        result = answer.result
+        times = {"latency_ms": latency_ms, "wait_ms": wait_ms, "step_ms": result.step_ms}
+        self._outputs.publish_frame_info(answer, times)
+        self.statistics.answered(
+            is_key=result.is_key, latency_ms=latency_ms, step_ms=result.step_ms, overhead_ms=latency_ms - wait_ms - result.step_ms
+        )
+        stamp = stamp_of(answer.message.header)
+        pipeline_ms = (self._node.get_clock().now().nanoseconds - stamp) / 1e6 if stamp else None
+        self._outputs.publish_numbers(step_ms=result.step_ms, pipeline_ms=pipeline_ms)
