@@ -1,0 +1,213 @@
+"""The stream: which frames run the slow network, what triggers a new key, and results in source pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dff_ros.core.propagate import warp
+from dff_ros.core.results import Task
+from dff_ros.engine.cost import Cost, measure_cost
+from dff_ros.engine.loading import LoadedModel, load_model
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+
+MS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle: Path) -> LoadedModel:
+    return load_model(EngineSettings(model=str(tiny_bundle), device="cpu", precision="float32"))
+
+
+def stream(model: LoadedModel, **values: object) -> FeatureFlowStream:
+    return FeatureFlowStream(model, EngineSettings().with_values({"schedule": "fixed:5", **values}))
+
+
+def frame(shift: int = 0, height: int = 120, width: int = 160) -> np.ndarray:
+    """A textured frame whose content stands ``shift`` pixels further left."""
+    wide = np.random.default_rng(5).integers(0, 256, (height // 8, width // 4, 3), np.uint8)
+    large = wide.repeat(8, axis=0).repeat(8, axis=1)
+    return np.ascontiguousarray(large[:height, shift : shift + width])
+
+
+def play(video: FeatureFlowStream, count: int, *, interval_ms: int = 66, start_ms: int = 1000) -> list[FrameResult]:
+    return [video.step(frame(i), (start_ms + i * interval_ms) * MS) for i in range(count)]
+
+
+def test_key_frames_come_at_the_interval_and_ages_count_up_between_them(model: LoadedModel) -> None:
+    results = play(stream(model), 12)
+    assert [r.key_age_frames for r in results] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    assert [r.kind for r in results[:2]] == ["key", "propagated"]
+    assert [r.reason for r in results[:6]] == ["first frame", "", "", "", "", "interval"]
+    assert results[3].key_age_ms == 3 * 66
+
+
+def test_only_key_frames_run_the_feature_network(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = model.networks.feature_network.forward
+    monkeypatch.setattr(model.networks.feature_network, "forward", lambda image: calls.append(1) or original(image))
+    results = play(stream(model), 11)
+    assert len(calls) == 3 == sum(r.is_key for r in results)
+    assert all((r.feature_ms > 0) == r.is_key for r in results)
+
+
+def test_flow_is_computed_once_a_propagated_frame_and_for_a_key_only_when_the_schedule_asks(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    original = model.networks.flow_network.forward
+    monkeypatch.setattr(model.networks.flow_network, "forward", lambda *pair: calls.append(1) or original(*pair))
+    play(stream(model), 11)
+    assert len(calls) == 8
+    calls.clear()
+    results = play(stream(model, schedule="adaptive", adaptive_motion=20.0), 11)
+    assert len(calls) == 10 and all(r.motion_px is not None for r in results[1:])
+
+
+def test_a_still_scene_answers_the_same_from_a_propagated_feature(model: LoadedModel) -> None:
+    video = stream(model)
+    key, propagated = (video.step(frame(), (1000 + i * 33) * MS) for i in range(2))
+    assert key.label_map is not None and propagated.label_map is not None
+    assert (key.label_map.labels == propagated.label_map.labels).mean() > 0.999
+    assert propagated.motion_px == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_propagated_frame_is_the_warped_key_feature_through_the_head(model: LoadedModel) -> None:
+    video = stream(model)
+    result = [video.step(frame(shift), (1000 + shift) * MS) for shift in (0, 6)][1]
+    with torch.inference_mode():
+        images = [torch.from_numpy(frame(shift)).permute(2, 0, 1)[None].float() / 255 for shift in (0, 6)]
+        networks = model.networks
+        flow = networks.flow_network(*(networks.flow_network.prepare(image) for image in images[::-1])).flow
+        scores = networks.head(Task.SEGMENTATION)(warp(networks.feature_network(images[0]), flow))
+        expected = torch.nn.functional.interpolate(scores, (120, 160), mode="bilinear").argmax(1)[0]
+    assert result.label_map is not None
+    np.testing.assert_array_equal(result.label_map.labels, expected.numpy())
+    assert result.motion_px == pytest.approx(6.0, abs=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda video: video.step(frame(0, 96, 160), 1100 * MS), "size changed"),
+        (lambda video: video.step(frame(), 900 * MS), "time went back"),
+        (lambda video: video.step(frame(), 5000 * MS), "gap"),
+        (lambda video: (video.reset("asked"), video.step(frame(), 1100 * MS))[1], "asked"),
+    ],
+)
+def test_hard_triggers_drop_the_key_and_say_why(model: LoadedModel, change, reason: str) -> None:  # type: ignore[no-untyped-def]
+    video = stream(model, schedule="fixed:1000")
+    play(video, 2)
+    result = change(video)
+    assert result.is_key and result.reason == reason and result.key_age_frames == 0
+    assert not video.step(frame(0, *(result.label_map.labels.shape)), result.stamp + 30 * MS).is_key
+
+
+def test_an_old_key_is_replaced_by_stamps(model: LoadedModel) -> None:
+    results = play(stream(model, schedule="fixed:1000", max_key_age=0.5), 12, interval_ms=100)
+    assert [r.reason for r in results if r.is_key] == ["first frame", "age"]
+    assert [r.is_key for r in play(stream(model, schedule="fixed:1000", max_key_age=0.0, max_gap=0.0), 4, interval_ms=9000)[1:]] == [False] * 3
+
+
+def test_unknown_stamps_are_no_jump(model: LoadedModel) -> None:
+    video = stream(model, schedule="fixed:1000")
+    assert [video.step(frame(), stamp).is_key for stamp in (0, 0, 1000 * MS, 0, 1100 * MS)] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("size", [(120, 160), (90, 200), (480, 640), (33, 47)])
+def test_results_come_back_in_source_pixels(model: LoadedModel, size: tuple[int, int]) -> None:
+    video = stream(model)
+    for stamp in (1000, 1033):
+        result = video.step(frame(0, 480, 640)[: size[0], : size[1]], stamp * MS)
+        assert result.label_map is not None and result.label_map.labels.shape == size
+        assert result.detections is not None
+        boxes = result.detections.boxes
+        assert boxes.shape == (len(result.detections), 4)
+        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= size[1]).all() and (boxes[:, 3] <= size[0]).all()
+
+
+def test_heads_run_only_when_wanted(model: LoadedModel) -> None:
+    video = stream(model)
+    only = video.step(frame(), 1000 * MS, tasks=frozenset({Task.DETECTION}))
+    assert only.label_map is None and only.detections is not None
+    neither = video.step(frame(), 1033 * MS, tasks=frozenset())
+    assert neither.label_map is None and neither.detections is None and not neither.is_key
+    video.apply(video.settings.with_values({"detection": False}))
+    assert video.step(frame(), 1066 * MS).detections is None
+
+
+def test_a_changed_schedule_counts_from_the_next_frame(model: LoadedModel) -> None:
+    video = stream(model)
+    play(video, 3)
+    video.apply(video.settings.with_values({"schedule": "per-frame"}))
+    assert video.step(frame(), 2000 * MS).reason == "interval"
+    with pytest.raises(ValueError, match="schedule should be"):
+        video.apply(video.settings.with_values({"schedule": "sometimes"}))
+    assert video.settings.schedule == "per-frame"
+
+
+def test_a_bad_frame_is_refused_and_the_stream_lives_on(model: LoadedModel) -> None:
+    video = stream(model)
+    play(video, 2)
+    with pytest.raises(ValueError, match=r"frame should be H x W x 3 uint8"):
+        video.step(np.zeros((4, 4), np.uint8), 1200 * MS)
+    assert video.step(frame(2), 1132 * MS).key_age_frames == 2
+
+
+def test_two_videos_share_weights_and_nothing_else(model: LoadedModel) -> None:
+    first, second, alone = (stream(model) for _ in range(3))
+    expected = play(alone, 4)
+    for i in range(4):
+        interleaved = first.step(frame(i), (1000 + i * 66) * MS)
+        second.step(frame(40 + i), (1000 + i * 66) * MS)
+        assert interleaved.label_map is not None and expected[i].label_map is not None
+        np.testing.assert_array_equal(interleaved.label_map.labels, expected[i].label_map.labels)
+
+
+def test_evaluations_may_choose_their_own_keys(model: LoadedModel) -> None:
+    video = stream(model)
+    stepped = play(video, 4)
+    key = video.make_key(frame(0), 1000 * MS)
+    chosen = video.propagate_from(key, frame(3), (1000 + 3 * 66) * MS, age=3)
+    assert chosen.key_age_frames == 3 and chosen.key_age_ms == stepped[3].key_age_ms
+    assert chosen.label_map is not None and stepped[3].label_map is not None
+    np.testing.assert_array_equal(chosen.label_map.labels, stepped[3].label_map.labels)
+    own = video.propagate_from(key, frame(0), 1000 * MS, age=0)
+    assert own.is_key and own.label_map is not None and stepped[0].label_map is not None
+    np.testing.assert_array_equal(own.label_map.labels, stepped[0].label_map.labels)
+    assert video.step(frame(4), 1264 * MS).key_age_frames == 4  # state was left alone
+
+
+def test_half_precision_agrees_with_float32(tiny_bundle: Path, model: LoadedModel) -> None:
+    half = load_model(EngineSettings(model=str(tiny_bundle), device="cpu", precision="bfloat16"))
+    pairs = zip(play(stream(half), 3), play(stream(model), 3))
+    for ours, exact in pairs:
+        assert ours.label_map is not None and exact.label_map is not None
+        assert (ours.label_map.labels == exact.label_map.labels).mean() > 0.9
+
+
+def test_a_missing_gpu_is_said(tiny_bundle: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    loaded = load_model(EngineSettings(model=str(tiny_bundle), device="cuda"))
+    assert loaded.device.type == "cpu" and "no GPU found" in loaded.notes[0]
+
+
+def test_parts_to_leave_out_are_known_parts(tiny_bundle: Path) -> None:
+    settings = EngineSettings(model=str(tiny_bundle))
+    assert load_model(settings, without=frozenset({"refine", "scale"})).without == {"refine", "scale"}
+    with pytest.raises(ValueError, match="parts to leave out are refine, scale, got flow"):
+        load_model(settings, without=frozenset({"flow"}))
+
+
+def test_costs_are_measured_and_become_advice(model: LoadedModel) -> None:
+    cost = measure_cost(model, EngineSettings(), 120, 160, repeats=2)
+    assert cost.key_ms > 0 and cost.propagated_ms > 0
+    assert Cost(100.0, 10.0).cost_ratio == pytest.approx(0.1)
+    assert Cost(100.0, 10.0).speedup(10) == pytest.approx(10 / 1.9)
+    assert "expected speed-up 3.6 at l=5 and 5.3 at l=10" in Cost(100.0, 10.0).advice
+    assert "per-frame (schedule:=per-frame) is the better choice" in Cost(10.0, 8.0).advice
