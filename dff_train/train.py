@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -42,7 +41,8 @@ class Training:
         self.folder = folder
         self.device = device
         self.model = build_model(recipe.card).to(device)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+        average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.stage_index = 0
         self.step = 0
         self.optimizer = self._fresh_optimizer()
@@ -106,8 +106,6 @@ class Training:
 
 def train(training: Training, data: Path, *, workers: int = 1, time_limit_s: float = math.inf) -> None:
     """Train until the recipe is done or the time is up; the checkpoint holds what was reached."""
-    # OpenCV's thread pool does not survive the fork of a loader process: the first call there would wait for ever.
-    cv2.setNumThreads(0)
     deadline = time.monotonic() + time_limit_s
     while not training.finished and time.monotonic() < deadline:
         if not _train_stage(training, data, workers=workers, deadline=deadline):
@@ -140,7 +138,12 @@ def _batches(training: Training, data: Path, workers: int) -> Iterator[Batch]:
     stage, recipe = training.stage, training.recipe
     offset = recipe.max_offset if stage.pairs else 0
     dataset = mixed_dataset(
-        data, recipe.sources, crop=recipe.crop, seed=recipe.seed + training.stage_index, max_offset=offset, input_pixels=recipe.card.input_pixels
+        data,
+        recipe.sources,
+        crop=recipe.crop,
+        seed=recipe.seed + training.stage_index,
+        max_offset=offset,
+        input_pixels=recipe.card.input_pixels,
     )
     # Each sample depends only on its index, so a resumed run reads on exactly where it stopped.
     indices = range(training.step * stage.batch, stage.steps * stage.batch)
@@ -153,6 +156,8 @@ def _batches(training: Training, data: Path, workers: int) -> Iterator[Batch]:
 def training_step(training: Training, batch: Batch) -> dict[str, float]:
     """One optimiser step; returns the losses."""
     stage, model = training.stage, training.model
+    # Sampling of anchors depends on the step alone, so that an interrupted run ends in the same weights.
+    torch.manual_seed(hash((training.recipe.seed, training.stage_index, training.step)))
     model.train()
     if stage.pairs:
         freeze_batch_norm(model)
@@ -221,7 +226,7 @@ def _image(pixels: Tensor, device: torch.device) -> Tensor:
 def _targets(batch: Batch, device: torch.device) -> list[DetectionTargets]:
     return [
         DetectionTargets(boxes.to(device), labels.to(device), ignored.to(device), labelled.to(device))
-        for boxes, labels, ignored, labelled in zip(batch.boxes, batch.box_labels, batch.ignore_boxes, batch.labelled_classes)
+        for boxes, labels, ignored, labelled in zip(batch.boxes, batch.box_labels, batch.ignore_boxes, batch.labelled_classes, strict=True)
     ]
 
 

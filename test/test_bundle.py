@@ -83,7 +83,9 @@ def test_a_missing_bundle_names_the_places_that_were_looked_in(tmp_path: Path) -
         ({"detection_classes": []}, "detection should stand in the architecture and have classes, or neither"),
     ],
 )
-def test_a_wrong_card_is_refused_with_what_was_expected(tiny_bundle: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_a_wrong_card_is_refused_with_what_was_expected(
+    tiny_bundle: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(BundleError, match=message) as caught:
         read_card(edited(tiny_bundle, tmp_path, **changes))
     assert "\n" not in str(caught.value) and "model.yaml" in str(caught.value)

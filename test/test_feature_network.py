@@ -61,7 +61,9 @@ def test_the_compact_network_has_stride_8_and_learns() -> None:
 
 
 def test_normalisation_happens_inside() -> None:
-    network = CompactFeatureNetwork(channels=8, width=8, blocks=(1, 1, 1), dilations=(1,), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).eval()
+    network = CompactFeatureNetwork(
+        channels=8, width=8, blocks=(1, 1, 1), dilations=(1,), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+    ).eval()
     plain = CompactFeatureNetwork(channels=8, width=8, blocks=(1, 1, 1), dilations=(1,), mean=(0, 0, 0), std=(1, 1, 1)).eval()
     plain.load_state_dict(network.state_dict())
     image = torch.rand(1, 3, 16, 16)

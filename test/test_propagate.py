@@ -11,7 +11,7 @@ from dff_ros.core.propagate import FlowFields, propagate, warp
 
 def slow_warp(key_feature: Tensor, flow: Tensor) -> Tensor:
     """DFF eq. 2-3 as written: f(p) = sum over q of G(q, p + flow(p)) f_k(q), G(q, r) = max(0, 1-|qx-rx|) max(0, 1-|qy-ry|)."""
-    batch, channels, height, width = key_feature.shape
+    batch, _, height, width = key_feature.shape
     result = torch.zeros_like(key_feature)
     for n in range(batch):
         for y in range(height):

@@ -103,7 +103,8 @@ def test_a_reset_forgets_the_motion_summed_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "fixed", "fixed:0", "fixed:x", "fixed:-5ms", "fixed:nanms", "random:0", "random:2", "adaptive:", "adaptive:rate=2", "never"]
+    "text",
+    ["", "fixed", "fixed:0", "fixed:x", "fixed:-5ms", "fixed:nanms", "random:0", "random:2", "adaptive:", "adaptive:rate=2", "never"],
 )
 def test_what_is_no_schedule_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(ValueError, match=r"schedule should be per-frame, fixed:N, fixed:Nms.* got"):

@@ -110,7 +110,9 @@ def test_hard_triggers_drop_the_key_and_say_why(model: LoadedModel, change, reas
 def test_an_old_key_is_replaced_by_stamps(model: LoadedModel) -> None:
     results = play(stream(model, schedule="fixed:1000", max_key_age=0.5), 12, interval_ms=100)
     assert [r.reason for r in results if r.is_key] == ["first frame", "age"]
-    assert [r.is_key for r in play(stream(model, schedule="fixed:1000", max_key_age=0.0, max_gap=0.0), 4, interval_ms=9000)[1:]] == [False] * 3
+    assert [r.is_key for r in play(stream(model, schedule="fixed:1000", max_key_age=0.0, max_gap=0.0), 4, interval_ms=9000)[1:]] == [
+        False
+    ] * 3
 
 
 def test_unknown_stamps_are_no_jump(model: LoadedModel) -> None:
@@ -184,7 +186,7 @@ def test_evaluations_may_choose_their_own_keys(model: LoadedModel) -> None:
 
 def test_half_precision_agrees_with_float32(tiny_bundle: Path, model: LoadedModel) -> None:
     half = load_model(EngineSettings(model=str(tiny_bundle), device="cpu", precision="bfloat16"))
-    pairs = zip(play(stream(half), 3), play(stream(model), 3))
+    pairs = zip(play(stream(half), 3), play(stream(model), 3), strict=True)
     for ours, exact in pairs:
         assert ours.label_map is not None and exact.label_map is not None
         assert (ours.label_map.labels == exact.label_map.labels).mean() > 0.9

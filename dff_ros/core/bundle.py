@@ -64,7 +64,8 @@ def find_bundle(name_or_path: str) -> Path:
     for folder in folders:
         if (folder / CARD_FILE).is_file():
             return folder
-    raise BundleError(f"no bundle {name_or_path!r}: expected a folder with {CARD_FILE}, looked in {', '.join(map(str, folders)) or 'no place'}")
+    places = ", ".join(map(str, folders)) or "no place"
+    raise BundleError(f"no bundle {name_or_path!r}: expected a folder with {CARD_FILE}, looked in {places}")
 
 
 def read_card(folder: Path) -> Card:

@@ -63,13 +63,13 @@ class DISFlow(nn.Module):
     def forward(self, current: Tensor, key: Tensor) -> FlowFields:
         """Flow (N, 2, H / stride, W / stride) on the host."""
         cell = self.stride // 2  # half-size pixels per feature cell
-        flows = [self._flow(now.numpy(), then.numpy()) for now, then in zip(current, key)]
+        flows = [self._flow(now.numpy(), then.numpy()) for now, then in zip(current, key, strict=True)]
         pixels = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
         return FlowFields(F.avg_pool2d(pixels, cell) / cell)
 
     def _flow(self, current: np.ndarray, key: np.ndarray) -> np.ndarray:
         if not hasattr(_per_thread, "dis"):
-            _per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+            _per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # type: ignore[attr-defined]
         if min(current.shape) < 16:  # DIS needs a patch and a pyramid; what is smaller than that cannot have moved measurably
             return np.zeros((*current.shape, 2), np.float32)
         flow: np.ndarray = _per_thread.dis.calc(current, key, None)

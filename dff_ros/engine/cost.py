@@ -45,7 +45,8 @@ def measure_cost(model: LoadedModel, settings: EngineSettings, height: int, widt
     """Time both kinds of step on noise of the given source size, after warming both up; medians of ``repeats``."""
     frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     stream = FeatureFlowStream(model, settings.with_values({"schedule": "fixed:2", "max_key_age": 0.0}))
-    keys, propagated = [], []
+    keys: list[float] = []
+    propagated: list[float] = []
     for index in range(2 * (repeats + 1)):
         result = stream.step(frames[index % 2], 0, tasks=ALL_TASKS)
         (keys if result.is_key else propagated).append(result.step_ms)

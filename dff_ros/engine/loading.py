@@ -57,7 +57,8 @@ def load_model(settings: EngineSettings, *, without: Set[str] = frozenset()) -> 
     precision = choose_precision(settings.precision, device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    networks = networks.to(device=device, dtype=precision, memory_format=torch.channels_last).eval().requires_grad_(False)
+    networks = networks.to(device=device, dtype=precision).eval().requires_grad_(False)
+    networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(card, networks, device, precision, frozenset(without), notes)
 
 

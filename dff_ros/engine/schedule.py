@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import torch
-
 from dff_ros.core.propagate import FlowFields
 from dff_ros.engine.settings import EngineSettings
 
@@ -190,7 +188,7 @@ def parse_schedule(text: str, settings: EngineSettings) -> Schedule:
             return FixedSchedule(int(argument))
         if kind == "random":
             return RandomSchedule(float(argument))
-        if text.strip() == "adaptive" or argument.startswith("rate=") and kind == "adaptive":
+        if text.strip() == "adaptive" or (argument.startswith("rate=") and kind == "adaptive"):
             rate = float(argument[len("rate=") :]) if argument else None
             return AdaptiveSchedule(
                 motion=settings.adaptive_motion, min_age=settings.adaptive_min_age, max_age=settings.adaptive_max_age, rate=rate

@@ -72,9 +72,15 @@ class EngineSettings:
         "when to compute a key frame: per-frame, fixed:N, fixed:Nms, random:RATE, adaptive, adaptive:rate=RATE",
         dynamic=True,
     )
-    max_key_age: float = setting(2.0, "seconds after which a new key frame is due; 0 sets no limit", minimum=0.0, maximum=600.0, dynamic=True)
+    max_key_age: float = setting(
+        2.0, "seconds after which a new key frame is due; 0 sets no limit", minimum=0.0, maximum=600.0, dynamic=True
+    )
     max_gap: float = setting(
-        1.0, "a pause in the stamps longer than this many seconds drops the key frame; 0 sets no limit", minimum=0.0, maximum=600.0, dynamic=True
+        1.0,
+        "a pause in the stamps longer than this many seconds drops the key frame; 0 sets no limit",
+        minimum=0.0,
+        maximum=600.0,
+        dynamic=True,
     )
     segmentation: bool = setting(True, "run the segmentation head", dynamic=True)
     detection: bool = setting(True, "run the detection head", dynamic=True)
@@ -86,8 +92,12 @@ class EngineSettings:
         maximum=10_000.0,
         dynamic=True,
     )
-    adaptive_min_age: int = setting(2, "adaptive schedule: least processed frames between key frames", minimum=1, maximum=1000, dynamic=True)
-    adaptive_max_age: int = setting(30, "adaptive schedule: most processed frames between key frames", minimum=1, maximum=10_000, dynamic=True)
+    adaptive_min_age: int = setting(
+        2, "adaptive schedule: least processed frames between key frames", minimum=1, maximum=1000, dynamic=True
+    )
+    adaptive_max_age: int = setting(
+        30, "adaptive schedule: most processed frames between key frames", minimum=1, maximum=10_000, dynamic=True
+    )
 
     def __post_init__(self) -> None:
         validate(self)

@@ -1,0 +1,1 @@
+"""Offline training of Deep Feature Flow bundles."""
