@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "dff_ros/node": {
         *("dff_ros.engine", "dff_ros.core.results", "dff_ros.core.bundle", "dff_ros.recording"),
-        *("dff_ros.image_encoding", "dff_ros.overlay", "numpy", "rclpy", "cv_bridge", *MESSAGES),
+        *("dff_ros.image_encoding", "dff_ros.overlay", "numpy", "rclpy", "cv_bridge", "tqdm", *MESSAGES),
     },
     "dff_train": {
         *("dff_ros.core", "dff_ros.engine.preprocess", "dff_ros.recording"),

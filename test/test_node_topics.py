@@ -80,8 +80,11 @@ class Session:
         return int({item.key: item.value for item in self.status("input").values}[name])
 
     def set(self, name: str, value: object) -> Any:
-        kinds = {bool: ("bool_value", ParameterType.PARAMETER_BOOL), int: ("integer_value", ParameterType.PARAMETER_INTEGER),
-                 float: ("double_value", ParameterType.PARAMETER_DOUBLE), str: ("string_value", ParameterType.PARAMETER_STRING)}  # fmt: skip
+        kinds = {
+            bool: ("bool_value", ParameterType.PARAMETER_BOOL),
+            float: ("double_value", ParameterType.PARAMETER_DOUBLE),
+            str: ("string_value", ParameterType.PARAMETER_STRING),
+        }
         field, kind = kinds[type(value)]
         request = SetParameters.Request(parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))])
         return self.peer.call(SetParameters, "/dff/set_parameters", request).results[0]

@@ -19,7 +19,8 @@ from typing import Any
 import rclpy
 from tqdm import tqdm
 
-from dff_ros.core.bundle import find_bundle, read_card
+from dff_ros.core.bundle import Card, find_bundle, read_card
+from dff_ros.core.results import Task
 from dff_ros.node.child_process import ChildProcess
 from dff_ros.node.demo_report import answered_share, draw, mean_iou_against_drive, summarise
 from dff_ros.node.listen import Heard, Listener, spin_until
@@ -69,16 +70,19 @@ def source_settings(options: argparse.Namespace) -> SourceSettings:
 class Demo:
     """The two processes and the listener; leaving the context ends them all."""
 
-    def __init__(self, options: argparse.Namespace, settings: SourceSettings, recording: Recording) -> None:
+    def __init__(self, options: argparse.Namespace, settings: SourceSettings, recording: Recording, card: Card) -> None:
         os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 100))  # neither hears nor disturbs other nodes
         use_large_image_profile()
         rclpy.init(args=[])
-        self._bar = tqdm(total=len(recording), unit="frame", desc="starting", dynamic_ncols=True)
+        often = 0.1 if sys.stderr.isatty() else 5.0
+        self._bar = tqdm(total=len(recording), unit="frame", desc="starting", dynamic_ncols=True, mininterval=often)
         node_parameters = {"model": str(find_bundle(options.model).resolve()), "device": options.device}
         if options.schedule:
             node_parameters["schedule"] = options.schedule
         played = {item.name: getattr(settings, item.name) for item in fields(settings)}
-        self._listener = Listener(node="/demo/dff", image=IMAGE)
+        answered_by = {Task.DETECTION: card.detection_classes, Task.SEGMENTATION: card.segmentation_classes}
+        tasks = frozenset(task for task, classes in answered_by.items() if classes)
+        self._listener = Listener(node="/demo/dff", image=IMAGE, tasks=tasks)
         self._node = self._child("dff_node", node_parameters)
         self._source = self._child("source_node", played)
 
@@ -149,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
     recording = open_recording(settings)
     card = read_card(find_bundle(options.model))
     options.out.mkdir(parents=True, exist_ok=True)
-    with Demo(options, settings, recording) as demo:
+    with Demo(options, settings, recording, card) as demo:
         demo.run()
         heard = demo.heard
     draw(recording, heard, card, options.out)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from dff_ros.core.bundle import Card
 from dff_ros.core.results import UNLABELLED
@@ -28,30 +29,33 @@ def answered_share(heard: Heard) -> float:
 
 
 def summarise(heard: Heard, recording: Recording) -> list[str]:
-    """The summary, line by line."""
+    """The summary, line by line; dropped are frames that a newer one replaced before the node was free."""
+    received, dropped, answered = heard.count("received"), heard.count("dropped"), len(heard.answered)
     engine = heard.diagnostics.get("engine", {})
-    dropped = heard.count("dropped")
+    facts = ", ".join(f"{name} {engine.get(name, '?')}" for name in ("model", "device", "schedule", "memory_mib"))
     return [
         "",
         f"input: {recording.description}",
-        f"frames played {len(recording)}, received {heard.count('received')}, dropped {dropped} (a newer one was there before the node was free), "
-        f"taken {taken(heard)}, answered {len(heard.answered)} ({answered_share(heard):.1%})",
+        f"frames in: played {len(recording)}, received {received}, dropped {dropped}, taken {taken(heard)}",
+        f"frames out: answered {answered}, {answered_share(heard):.1%} of those taken",
         *describe(heard),
-        f"node: {engine.get('model', '?')} on {engine.get('device', '?')}, schedule {engine.get('schedule', '?')}, "
-        f"{engine.get('memory_mib', '?')} MiB",
+        f"node: {facts}",
     ]
 
 
 def draw(recording: Recording, heard: Heard, card: Card, folder: Path) -> None:
-    """Write demo.mp4, every answered frame with what was published for it, and demo.png, the propagated one that shows most."""
+    """Write demo.mp4, every answered frame with what was published for it, and demo.png, the one that shows most."""
     best: tuple[int, Frame] | None = None
+    answered = heard.answered
     with VideoFile(folder / "demo.mp4", rate=recording.rate) as video:
-        for item in recording:
-            if item.stamp not in heard.answered:
+        for item in tqdm(recording, total=len(recording), unit="frame", desc="drawing", leave=False, mininterval=1.0):
+            if item.stamp not in answered:
                 continue
             picture = overlay(item.frame, item.stamp, heard, card)
             video.add(picture)
-            shown = len(heard.detections[item.stamp].classes) + (heard.frame_info[item.stamp]["kind"] == "propagated")
+            boxes = len(heard.detections[item.stamp].classes) if item.stamp in heard.detections else 0
+            # Of as many boxes a propagated frame is shown rather than a key frame: there is more to prove.
+            shown = 2 * boxes + (heard.frame_info[item.stamp]["kind"] == "propagated")
             if best is None or shown > best[0]:
                 best = shown, picture
     if best is not None:
@@ -60,15 +64,15 @@ def draw(recording: Recording, heard: Heard, card: Card, folder: Path) -> None:
 
 def overlay(frame: Frame, stamp: int, heard: Heard, card: Card) -> Frame:
     """One frame with the boxes and the mask that were published for it."""
-    detections, info = heard.detections[stamp], heard.frame_info[stamp]
-    names = card.detection_classes
+    info, names = heard.frame_info[stamp], card.detection_classes
+    found = heard.detections.get(stamp)
     return draw_overlay(
         frame,
-        boxes=detections.boxes.astype(np.float32),
-        scores=np.array(detections.scores, np.float32),
-        labels=np.array([names.index(name) for name in detections.classes], np.int64),
+        boxes=None if found is None else found.boxes.astype(np.float32),
+        scores=None if found is None else np.array(found.scores, np.float32),
+        labels=None if found is None else np.array([names.index(name) for name in found.classes], np.int64),
         class_names=names,
-        label_map=heard.masks[stamp],
+        label_map=heard.masks.get(stamp),
         palette=card.palette,
         caption=caption(info["kind"], int(info["key_age_frames"]), float(info["key_age_ms"])),
     )

@@ -22,16 +22,15 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from dff_ros.core.results import UNLABELLED
+from dff_ros.core.results import ALL_TASKS, UNLABELLED, Task
 from dff_ros.node.counters import percentiles
 from dff_ros.node.messages import boxes_of, stamp_of
 
 
 @dataclass(frozen=True)
 class HeardDetections:
-    """One Detection2DArray: when it came (``time.monotonic``), boxes (N, 4) as x1 y1 x2 y2, classes and scores."""
+    """One Detection2DArray: boxes (N, 4) as x1 y1 x2 y2, classes and scores."""
 
-    at: float
     boxes: NDArray[np.float64]
     classes: tuple[str, ...]
     scores: tuple[float, ...]
@@ -43,6 +42,8 @@ class Heard:
 
     images: dict[int, float] = field(default_factory=dict)
     """When each image came, ``time.monotonic`` seconds."""
+    answers: dict[int, float] = field(default_factory=dict)
+    """When detections and mask, whatever of them is listened to, had come."""
     detections: dict[int, HeardDetections] = field(default_factory=dict)
     masks: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     """Class ids, (H, W)."""
@@ -51,17 +52,23 @@ class Heard:
     """The last values of each status, by what stands after the colon of its name (``input``, ``engine``)."""
     class_names: dict[int, str] = field(default_factory=dict)
     """Names of the class ids of the masks."""
+    listens_to: frozenset[Task] = ALL_TASKS
 
     @property
     def answered(self) -> set[int]:
-        """Stamps of the frames for which everything subscribed to has come."""
-        return self.detections.keys() & self.masks.keys() & self.frame_info.keys()
+        """Stamps of the frames for which everything listened to has come."""
+        stamps = set(self.frame_info)
+        if Task.DETECTION in self.listens_to:
+            stamps &= self.detections.keys()
+        if Task.SEGMENTATION in self.listens_to:
+            stamps &= self.masks.keys()
+        return stamps
 
     @property
     def latencies_ms(self) -> list[float]:
-        """From receiving the image to receiving its detections, by this process' clock."""
-        shared = self.images.keys() & self.detections.keys()
-        return [(self.detections[stamp].at - self.images[stamp]) * 1e3 for stamp in sorted(shared)]
+        """From receiving the image to having detections and mask, by this process' clock."""
+        shared = self.images.keys() & self.answers.keys()
+        return [(self.answers[stamp] - self.images[stamp]) * 1e3 for stamp in sorted(shared)]
 
     @property
     def key_rate(self) -> float | None:
@@ -95,34 +102,48 @@ class Heard:
 class Listener(Node):
     """Fills a ``Heard`` with what one camera and one node publish."""
 
-    def __init__(self, *, node: str = "/dff", image: str = "/image", compressed: bool = False, masks: bool = True) -> None:
+    def __init__(
+        self, *, node: str = "/dff", image: str = "/image", compressed: bool = False, tasks: frozenset[Task] = ALL_TASKS
+    ) -> None:
         super().__init__("dff_listener")
-        self.heard = Heard()
+        self.heard = Heard(listens_to=tasks)
         self._target = node.lstrip("/")
         reliable = QoSProfile(depth=50)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         newest = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         kind, topic = (CompressedImage, f"{image}/compressed") if compressed else (Image, image)
         self.create_subscription(kind, topic, self._on_image, newest)
-        self.create_subscription(Detection2DArray, f"{node}/detections", self._on_detections, reliable)
         self.create_subscription(DiagnosticArray, f"{node}/frame_info", self._on_frame_info, reliable)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, reliable)
         self.create_subscription(LabelInfo, f"{node}/segmentation/label_info", self._on_label_info, latched)
-        if masks:
+        if Task.DETECTION in tasks:
+            self.create_subscription(Detection2DArray, f"{node}/detections", self._on_detections, reliable)
+        if Task.SEGMENTATION in tasks:
             self.create_subscription(Image, f"{node}/segmentation", self._on_mask, reliable)
+
+    def _note_answer(self, stamp: int) -> None:
+        heard = self.heard
+        has_detections = stamp in heard.detections or Task.DETECTION not in heard.listens_to
+        has_mask = stamp in heard.masks or Task.SEGMENTATION not in heard.listens_to
+        if has_detections and has_mask:
+            heard.answers[stamp] = time.monotonic()
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.heard.images[stamp_of(message.header)] = time.monotonic()
 
     def _on_detections(self, message: Detection2DArray) -> None:
         results = [item.results[0].hypothesis for item in message.detections]
-        self.heard.detections[stamp_of(message.header)] = HeardDetections(
-            time.monotonic(), boxes_of(message), tuple(item.class_id for item in results), tuple(item.score for item in results)
+        stamp = stamp_of(message.header)
+        self.heard.detections[stamp] = HeardDetections(
+            boxes_of(message), tuple(item.class_id for item in results), tuple(item.score for item in results)
         )
+        self._note_answer(stamp)
 
     def _on_mask(self, message: Image) -> None:
         pixels: NDArray[np.uint8] = np.frombuffer(message.data, np.uint8)
-        self.heard.masks[stamp_of(message.header)] = pixels.reshape(message.height, message.step)[:, : message.width].copy()
+        stamp = stamp_of(message.header)
+        self.heard.masks[stamp] = pixels.reshape(message.height, message.step)[:, : message.width].copy()
+        self._note_answer(stamp)
 
     def _on_frame_info(self, message: DiagnosticArray) -> None:
         self.heard.frame_info[stamp_of(message.header)] = {item.key: item.value for item in message.status[0].values}
@@ -163,7 +184,7 @@ def describe(heard: Heard) -> list[str]:
     segmented = ", ".join(f"{name} {share:.1%}" for name, share in heard.classes_segmented.items()) or "none"
     return [
         f"images {len(heard.images)}, detections {len(heard.detections)}, masks {len(heard.masks)}, frame infos {len(heard.frame_info)}",
-        f"{latency} (from receiving an image to receiving its detections)",
+        f"{latency} (from receiving an image to having its answer, seen from outside)",
         f"key rate {key_rate}",
         f"detections per frame {per_frame}",
         f"classes detected: {detected}",

@@ -1,0 +1,172 @@
+"""The node as a process: how it starts, how it refuses to, how it ends, and its life cycle."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import tiny_card
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from node_process import BEST_EFFORT, PATIENCE, RELIABLE, SECOND, Peer, header, image_message, peer, picture, running
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from dff_ros.core.bundle import build_model, save_bundle
+from dff_ros.image_encoding import encode_jpeg
+from dff_ros.node.child_process import ChildProcess
+from dff_ros.node.messages import compressed_message
+
+__all__ = ["peer"]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler of its own for the signal."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+
+
+def frame_infos(peer: Peer, node: str) -> list[DiagnosticArray]:
+    return peer.collect(DiagnosticArray, f"{node}/frame_info")
+
+
+def values(message: DiagnosticArray) -> dict[str, str]:
+    return {item.key: item.value for item in message.status[0].values}
+
+
+def counted(diagnostics: list[DiagnosticArray], name: str) -> int:
+    """A counter of the node's, from the newest diagnostics; 0 before the first ones."""
+    found = [item.value for message in diagnostics for status in message.status for item in status.values if item.key == name]
+    return int(found[-1]) if found else 0
+
+
+def test_two_nodes_run_side_by_side_and_a_remap_moves_the_compressed_topic_too(peer: Peer, tiny_bundle: Path) -> None:
+    parameters = {"model": str(tiny_bundle), "report_cost": False, "threads": 1, "image_transport": "compressed"}
+    mapping = {"__ns": "/left", "image": "/cameras/left"}
+    reliable = {"qos_overrides./cameras/right.subscription.reliability": "reliable", "model": str(tiny_bundle), "report_cost": False}
+    with (
+        running("dff_node", parameters, remappings=mapping),
+        running("dff_node", reliable, remappings={"__ns": "/right", "__node": "eye", "image": "/cameras/right"}),
+    ):
+        left = peer.create_publisher(CompressedImage, "/cameras/left/compressed", RELIABLE)
+        right = peer.create_publisher(Image, "/cameras/right", RELIABLE)
+        left_infos, right_infos = frame_infos(peer, "/left/dff"), frame_infos(peer, "/right/eye")
+        peer.until(lambda: left.get_subscription_count() == right.get_subscription_count() == 1, "both subscriptions")
+        (subscription,) = peer.get_subscriptions_info_by_topic("/cameras/right")
+        assert subscription.qos_profile.reliability.name == "RELIABLE"
+        peer.idle(0.5)
+        left.publish(compressed_message(header(5 * SECOND, "left"), encode_jpeg(picture())))
+        right.publish(image_message(picture(), "bgr8", 6 * SECOND, "right"))
+        peer.until(lambda: left_infos and right_infos, "both answers")
+        assert [left_infos[0].header.frame_id, right_infos[0].header.frame_id] == ["left", "right"]
+        left.publish(compressed_message(header(6 * SECOND, "left"), b"no picture"))
+        peer.idle(0.3)
+        left.publish(compressed_message(header(7 * SECOND, "left"), encode_jpeg(picture())))
+        peer.until(lambda: len(left_infos) == 2, "an answer after an unreadable picture")
+        check_mismatch(peer)
+        for publisher in (left, right):
+            peer.destroy_publisher(publisher)
+
+
+def check_mismatch(peer: Peer) -> None:
+    """A best-effort camera cannot feed a node that was told to ask for reliable: the diagnostics say so."""
+    diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
+    peer.create_publisher(Image, "/cameras/right", BEST_EFFORT)
+
+    def said() -> bool:
+        return any("incompatible QoS, RELIABILITY" in status.message for message in diagnostics for status in message.status)
+
+    peer.until(said, "a status about the mismatch")
+
+
+def test_a_lifecycle_manager_can_drive_it_and_sim_time_and_bag_loops_work(peer: Peer, tiny_bundle: Path) -> None:
+    parameters = {
+        "model": str(tiny_bundle), "autostart": False, "use_sim_time": True, "max_image_age": 0.5, "threads": 1, "schedule": "fixed:100",
+    }  # fmt: skip
+
+    def state() -> str:
+        return str(peer.call(GetState, "/dff/get_state", GetState.Request()).current_state.label)
+
+    def change(number: int) -> bool:
+        return bool(peer.call(ChangeState, "/dff/change_state", ChangeState.Request(transition=Transition(id=number))).success)
+
+    with running("dff_node", parameters) as child:
+        assert state() == "unconfigured"
+        assert change(Transition.TRANSITION_CONFIGURE)
+        assert "cost ratio" in child.output
+        assert not peer.call(Trigger, "/dff/reset", Trigger.Request()).success
+        assert change(Transition.TRANSITION_ACTIVATE)
+        camera, clock = peer.create_publisher(Image, "/image", RELIABLE), peer.create_publisher(Clock, "/clock", RELIABLE)
+        infos = frame_infos(peer, "/dff")
+        peer.until(lambda: camera.get_subscription_count() and clock.get_subscription_count(), "the subscriptions")
+        peer.idle(0.5)
+        for stamp in (100 * SECOND, 101 * SECOND, 100 * SECOND):  # the third: the bag starts again
+            clock.publish(Clock(clock=header(stamp).stamp))
+            peer.idle(0.3)
+            count = len(infos)
+            camera.publish(image_message(picture(), "rgb8", stamp))
+            peer.until(lambda before=count: len(infos) > before, "an answer on simulated time")
+        assert [values(info)["reason"] for info in infos] == ["first frame", "", "time went back"]
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        peer.until(lambda: not camera.get_subscription_count(), "the end of the subscription")
+        assert change(Transition.TRANSITION_CLEANUP)
+        assert state() == "unconfigured"
+        assert change(Transition.TRANSITION_CONFIGURE)
+        assert change(Transition.TRANSITION_ACTIVATE)
+        peer.until(lambda: camera.get_subscription_count() == 1, "the subscription after a second start")
+        peer.idle(0.5)
+        count = len(infos)
+        camera.publish(image_message(picture(), "rgb8", 100 * SECOND + 1))
+        peer.until(lambda: len(infos) > count, "an answer after a second start")
+        peer.destroy_publisher(camera)
+
+
+def test_ctrl_c_twice_ends_it_while_it_computes_and_while_it_starts(peer: Peer, tmp_path: Path) -> None:
+    card = tiny_card()
+    feature_network = {**card.architecture["feature_network"], "width": 48, "channels": 64}
+    card = tiny_card(architecture={**card.architecture, "feature_network": feature_network})
+    save_bundle(tmp_path / "slow", card, build_model(card))
+    parameters = {"model": str(tmp_path / "slow"), "input_pixels": 4_000_000, "threads": 1, "report_cost": False, "precision": "float32"}
+    with running("dff_node", parameters) as child:
+        camera = peer.create_publisher(Image, "/image", RELIABLE)
+        infos = frame_infos(peer, "/dff")
+        peer.until(lambda: camera.get_subscription_count() == 1, "the subscription")
+        peer.idle(0.5)
+        camera.publish(image_message(picture(1600, 2500), "rgb8", 5 * SECOND))
+        diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
+        peer.until(lambda: counted(diagnostics, "received") == 1, "the image to have come")
+        assert not infos, "the step should have taken longer than this"
+        child.signal(signal.SIGINT)
+        child.signal(signal.SIGINT)
+        assert child.wait(PATIENCE) == 0
+    with running("dff_node", parameters) as child:
+        wait_until(lambda: catches(child.pid, signal.SIGTERM), "the signal handler")
+        child.signal(signal.SIGTERM)
+        child.signal(signal.SIGINT)
+        assert child.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"model": "/nowhere/at/all"}, "cannot configure: no bundle '/nowhere/at/all'"),
+        ({"score_threshold": 2.0}, "score_threshold"),
+    ],
+)
+def test_what_cannot_start_ends_with_one_clear_line(parameters: dict[str, object], complaint: str) -> None:
+    child = ChildProcess("dff_node", parameters=parameters)
+    assert child.wait(PATIENCE) == 1
+    assert len(child.lines) == 1, child.output
+    assert complaint in child.output
