@@ -20,21 +20,37 @@ Labels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Generator = np.random.Generator
 
-WALLS = (((95, 45, 35), (165, 95, 75)), ((150, 140, 120), (235, 228, 210)), ((90, 88, 85), (185, 182, 178)), ((150, 115, 75), (205, 175, 130)))
+WALLS: tuple[tuple[Colour, Colour], ...] = (
+    ((95, 45, 35), (165, 95, 75)),
+    ((150, 140, 120), (235, 228, 210)),
+    ((90, 88, 85), (185, 182, 178)),
+    ((150, 115, 75), (205, 175, 130)),
+)
 """Darkest and brightest of brick, plaster, concrete and sandstone."""
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The texture of a plane that runs along the road: ``rgba`` (Z, C, 4), ``labels`` (Z, C); rows repeat along the road.
+    """The texture of a plane that runs along the street: ``rgba`` (Z, C, 4) and ``labels`` (Z, C), a row for each z.
 
-    ``cell`` is the size of a texel in metres, ``start`` the coordinate across (x of the ground, height of a wall) of the first column's edge.
+    ``cell`` is the size of a texel in metres, ``start`` the coordinate across (x of the ground, height of a wall) where the columns begin.
     """
 
     rgba: Rgba
     labels: Labels
     cell: float
-    start: float
+    start: float = 0.0
+
+    @property
+    def length(self) -> float:
+        """Metres along the street."""
+        return len(self.rgba) * self.cell
+
+    @property
+    def stop(self) -> float:
+        """The coordinate across where the columns end."""
+        across: int = self.rgba.shape[1]
+        return self.start + across * self.cell
 
 
 def noise(rng: Generator, shape: tuple[int, int], cells: int) -> NDArray[np.float32]:
@@ -80,6 +96,8 @@ def ground(rng: Generator, *, road: float, kerb: float, extent: float, length: f
     grain *= np.where(labels == TREE, 2.0, 1.0)[None]
     rgb = np.clip(base[None] + grain[..., None], 0, 255).astype(np.uint8)
     _mark_ground(rng, rgb, across, cell=cell, road=road, kerb=kerb)
+    if rng.random() < 0.4:
+        rgb = _in_shadow(rng, rgb, cell=cell, extent=extent, reach=rng.uniform(-road, 0.8 * road))
     return Surface(_opaque(rgb), np.repeat(labels[None], shape[0], axis=0), cell, -extent)
 
 
@@ -108,8 +126,17 @@ def _mark_ground(rng: Generator, rgb: Any, across: NDArray[np.float64], *, cell:
         rgb[np.ix_((metres > begin) & (metres < begin + 3), (across < road - 0.4) & (across % 1.0 < 0.5))] = paint
 
 
-def facades(rng: Generator, *, length: float, tallest: float, green: float) -> Surface:
-    """A row of houses, with gaps and hedges in the share ``green``; repeats every ``length`` metres, transparent above the roofs."""
+def _in_shadow(rng: Generator, rgb: Any, *, cell: float, extent: float, reach: float) -> NDArray[np.uint8]:
+    """Darker on one side up to about ``reach`` metres across the middle, with the outline of roofs."""
+    edge = reach + np.repeat(rng.uniform(-1.2, 1.2, size=(len(rgb) // 80 + 1, 1)), 80, axis=0)[: len(rgb)]
+    x = (np.arange(rgb.shape[1]) + 0.5)[None] * cell - extent
+    lit = np.clip((x - edge) / 0.2, 0, 1) * (1 - (darkness := rng.uniform(0.35, 0.6))) + darkness
+    shaded = (rgb * lit[..., None]).astype(np.uint8)
+    return shaded if rng.random() < 0.5 else np.ascontiguousarray(shaded[:, ::-1])
+
+
+def facades(rng: Generator, *, length: float, tallest: float, green: float, light: float) -> Surface:
+    """A row of houses, with hedges in the share ``green``; repeats every ``length`` metres, transparent above the roofs."""
     cell = 0.06
     rows, columns = round(length / cell), round((tallest + 1) / cell)
     rgba = np.zeros((rows, columns, 4), np.uint8)
@@ -123,7 +150,8 @@ def facades(rng: Generator, *, length: float, tallest: float, green: float) -> S
         else:
             _house(rng, rgba[begin:end], cell, rng.uniform(0.35, 1.0) * tallest)
         begin = end
-    return Surface(rgba, labels, cell, 0.0)
+    rgba[..., :3] = rgba[..., :3] * light
+    return Surface(rgba, labels, cell)
 
 
 def _house(rng: Generator, rgba: Rgba, cell: float, height: float) -> None:
@@ -188,7 +216,7 @@ def fence(rng: Generator, *, length: float, height: float) -> Surface:
         stretch = rng.uniform(6, 25)
         rgba[(metres >= begin + stretch) & (metres < begin + stretch + 15)] = 0
         begin += stretch + rng.uniform(8, 15)
-    return Surface(rgba, np.full(shape, FENCE, np.uint8), cell, 0.0)
+    return Surface(rgba, np.full(shape, FENCE, np.uint8), cell)
 
 
 def distance(rng: Generator, width: int, height: int, horizon: int) -> tuple[Rgba, Labels]:

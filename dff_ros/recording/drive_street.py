@@ -6,7 +6,7 @@ x is to the right, y up from the ground, z along the street, in metres; t in sec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,10 @@ class Cutout:
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """Something in the street. The near face stands at (x, z); ``side`` runs ``length`` metres back from it.
+    """Something in the street. The near face stands at (x, z); ``side`` runs back from it.
 
-    At time t it is at x + vx (t - begin), z + vz (t - begin) (+ the camera's z where it keeps ahead of the camera).
+    It is there from ``begin`` to ``end`` and moves by (vx, vz) a second; where it keeps ``ahead`` of the camera, z counts from the camera.
+    ``box_label`` is -1 for what has no box.
     """
 
     face: Cutout
@@ -58,11 +59,20 @@ class Thing:
     box_label: int = -1
     vx: float = 0.0
     vz: float = 0.0
-    begin: float = -1e9
-    end: float = 1e9
+    begin: float = -np.inf
+    end: float = np.inf
     ahead: bool = False
     side: Surface | None = None
-    length: float = 0.0
+
+    @property
+    def length(self) -> float:
+        """Metres from the near face to the far end."""
+        return self.side.length if self.side else 0.0
+
+    def place(self, t: float, driven: float) -> tuple[float, float]:
+        """x and z at time ``t``, with the camera at z = ``driven``."""
+        since = t - self.begin if self.vx or self.vz else 0.0
+        return self.x + self.vx * since, self.z + self.vz * since + (driven if self.ahead else 0.0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,11 @@ class Layout:
     watching: bool
     people: float
     traffic: float
+
+    def behind_fence(self, x: float) -> bool:
+        """Whether a fence stands between the street and ``x``."""
+        at = self.fence_at[0 if x < 0 else 1]
+        return 0 < at < abs(x)
 
 
 def choose_layout(rng: Generator) -> Layout:
@@ -138,6 +153,17 @@ def _speeds(rng: Generator, duration: float) -> Iterator[float]:
             yield speed
 
 
+@dataclass(frozen=True, eq=False)
+class Car:
+    """Pictures of one car: its ends, its side as seen by somebody whose way it crosses, and its side along the street either way round."""
+
+    rear: Cutout
+    front: Cutout
+    side: Cutout
+    going: Surface
+    coming: Surface
+
+
 class Cast:
     """A fixed company of cut-outs that the things of a street are played by."""
 
@@ -161,19 +187,19 @@ class Cast:
         return Cutout(paint(rng, width, height), width, height)
 
     @staticmethod
-    def _car(rng: Generator) -> tuple[Cutout, Cutout, Cutout]:
-        """Rear, front and side of one car."""
+    def _car(rng: Generator) -> Car:
         width, height, length = rng.uniform(1.65, 1.9), rng.uniform(1.35, 1.75), rng.uniform(3.6, 4.8)
         paint = art.vivid(rng) if rng.random() < 0.6 else art.shade((200, 200, 205), rng.uniform(0.15, 1.2))
         rear, front = (Cutout(things.car_end(rng, width, height, paint, front=front), width, height) for front in (False, True))
-        return rear, front, Cutout(things.car_side(rng, length, height, paint), length, height)
+        side, flank = (Cutout(things.car_side(rng, length, height, paint, steep=steep), length, height) for steep in (False, True))
+        return Car(rear, front, side, _along(flank, facing=False), _along(flank, facing=True))
 
 
-def flank(side: Cutout, *, facing: bool) -> Surface:
+def _along(side: Cutout, *, facing: bool) -> Surface:
     """A car's side as a plane along the street; ``facing`` where its front is the near end."""
     rgba = side.rgba[::-1].transpose(1, 0, 2)
     rgba = np.ascontiguousarray(rgba[::-1] if facing else rgba)
-    return Surface(rgba, np.full(rgba.shape[:2], art.CAR, np.uint8), side.height / rgba.shape[1], 0.0)
+    return Surface(rgba, np.full(rgba.shape[:2], art.CAR, np.uint8), side.height / rgba.shape[1])
 
 
 def populate(rng: Generator, layout: Layout, motion: Motion, duration: float) -> list[Thing]:
@@ -198,7 +224,8 @@ def _furniture(rng: Generator, layout: Layout, cast: Cast, end: float) -> Iterat
                 post = cast.poles[rng.integers(len(cast.poles))]
                 yield Thing(post, art.POLE, at, place)
                 if rng.random() < 0.6:
-                    yield Thing(cast.signs[rng.integers(len(cast.signs))], art.SIGN, at, place - 0.1, base=min(rng.uniform(1.9, 2.8), post.height - 1))
+                    base = min(rng.uniform(1.9, 2.8), post.height - 1)
+                    yield Thing(cast.signs[rng.integers(len(cast.signs))], art.SIGN, at, place - 0.1, base=base)
             if rng.random() < green:
                 away = side * rng.uniform(layout.road + 1.2, layout.wall + 3)
                 yield Thing(cast.trees[rng.integers(len(cast.trees))], art.TREE, away, place + rng.uniform(2, spacing))
@@ -211,48 +238,57 @@ def _parked(rng: Generator, layout: Layout, cast: Cast, end: float) -> Iterator[
                 yield _car(rng, cast, x=side * (layout.road - 1.0), z=z + rng.uniform(0, 1), facing=side != layout.hand)
 
 
-def _car(rng: Generator, cast: Cast, *, x: float, z: float, facing: bool, **motion: float) -> Thing:
-    rear, front, side = cast.cars[rng.integers(len(cast.cars))]
-    face = front if facing else rear
-    return Thing(face, art.CAR, x, z, box_label=1, side=flank(side, facing=facing), length=side.width, **motion)
+def _car(rng: Generator, cast: Cast, *, x: float, z: float, facing: bool) -> Thing:
+    car = cast.cars[rng.integers(len(cast.cars))]
+    face, side = (car.front, car.coming) if facing else (car.rear, car.going)
+    return Thing(face, art.CAR, x, z, box_label=1, side=side)
 
 
 def _walkers(rng: Generator, layout: Layout, cast: Cast, motion: Motion, duration: float) -> Iterator[Thing]:
-    """People on the pavements and crossing the street, and a few bicyclists."""
+    """People and a few bicyclists, on the pavements and crossing the street."""
     for begin in _some(rng, layout.people, duration + 20) - 20:
-        here, life = motion.distance(begin), rng.uniform(8, 30)
-        crossing = rng.random() < (0.7 if layout.watching else 0.3)
-        pace, side = rng.uniform(0.8, 1.8), float(rng.choice([-1, 1]))
-        rider = rng.random() < 0.15
-        pace *= 3 if rider else 1
-        z = here + (rng.uniform(7, 30) if layout.watching else rng.uniform(9, 45))
-        if crossing:
-            reach = 0.75 * (z - here) + 1
-            x, vx, vz = side * reach, -side * pace, rng.uniform(-0.3, 0.3)
-            life = min(life, 2 * reach / pace)
+        rider, pace, side = rng.random() < 0.15, rng.uniform(0.8, 1.8), float(rng.choice([-1, 1]))
+        pace, label, box_label = (3 * pace, art.BICYCLIST, 2) if rider else (pace, art.PEDESTRIAN, 0)
+        ahead = rng.uniform(7, 30) if layout.watching else rng.uniform(9, 45)
+        z = motion.distance(begin) + ahead
+        reach = 0.75 * ahead + 1
+        if rng.random() < (0.7 if layout.watching else 0.35) and _free(motion, begin, 2 * reach / pace, z):
+            faces = cast.passing_riders if rider else cast.people
+            face = _turned(faces[rng.integers(len(faces))], side)
+            walker = Thing(face, label, side * reach, z, box_label=box_label, vx=-side * pace, vz=rng.uniform(-0.3, 0.3))
+            yield replace(walker, begin=begin, end=begin + 2 * reach / pace)
         else:
             low, high = (layout.road - 1.2, layout.road) if rider else (layout.road + 0.4, max(layout.road + 0.6, layout.wall - 0.5))
-            x, vx, vz = side * rng.uniform(low, high), 0.0, pace * rng.choice([-1, 1])
-        company = (cast.passing_riders if crossing else cast.riders) if rider else cast.people
-        face = company[rng.integers(len(company))]
-        if crossing and rider and vx < 0:
-            face = Cutout(np.ascontiguousarray(face.rgba[:, ::-1]), face.width, face.height)
-        label = art.BICYCLIST if rider else art.PEDESTRIAN
-        yield Thing(face, label, x, z, box_label=2 if rider else 0, vx=vx, vz=vz, begin=begin, end=begin + life)
+            faces = cast.riders if rider else cast.people
+            face, x = faces[rng.integers(len(faces))], side * rng.uniform(low, high)
+            walker = Thing(face, label, x, z, box_label=box_label, vz=pace * rng.choice([-1, 1]))
+            yield replace(walker, begin=begin, end=begin + rng.uniform(8, 30))
+
+
+def _free(motion: Motion, begin: float, life: float, z: float) -> bool:
+    """Whether the camera stays 4 metres short of ``z`` for ``life`` seconds."""
+    return motion.distance(begin + life) < z - 4
+
+
+def _turned(face: Cutout, side: float) -> Cutout:
+    """Drawn facing right: turned round for what comes from the right."""
+    return face if side < 0 else Cutout(np.ascontiguousarray(face.rgba[:, ::-1]), face.width, face.height)
 
 
 def _traffic(rng: Generator, layout: Layout, cast: Cast, motion: Motion, duration: float) -> Iterator[Thing]:
     """Cars coming towards the camera, crossing before it and, often, one ahead of it."""
     lane = layout.road * 0.45
     for begin in _some(rng, layout.traffic, duration + 12) - 12:
-        pace = rng.uniform(5, 13)
-        z = motion.distance(begin) + FAR
-        yield _car(rng, cast, x=-layout.hand * lane, z=z, facing=True, vz=-pace, begin=begin, end=begin + 2 * FAR / pace)
-    for begin in _some(rng, layout.traffic / 2, duration + 4) - 4:
-        side, pace, z = float(rng.choice([-1, 1])), rng.uniform(4, 9), motion.distance(begin) + rng.uniform(12, 35)
-        shape = cast.cars[rng.integers(len(cast.cars))][2]
-        rgba = shape.rgba if side < 0 else np.ascontiguousarray(shape.rgba[:, ::-1])
-        face, reach = Cutout(rgba, shape.width, shape.height), 0.75 * (z - motion.distance(begin)) + 4
-        yield Thing(face, art.CAR, side * reach, z, box_label=1, vx=-side * pace, begin=begin, end=begin + 2 * reach / pace)
+        pace, z = rng.uniform(5, 13), motion.distance(begin) + FAR
+        coming = _car(rng, cast, x=-layout.hand * lane, z=z, facing=True)
+        yield replace(coming, vz=-pace, begin=begin, end=begin + 2 * FAR / pace)
+    for begin in _some(rng, layout.traffic, duration + 4) - 4:
+        side, pace, ahead = float(rng.choice([-1, 1])), rng.uniform(4, 9), rng.uniform(10, 30)
+        z, reach = motion.distance(begin) + ahead, 0.75 * ahead + 4
+        if _free(motion, begin, 2 * reach / pace, z):
+            face = _turned(cast.cars[rng.integers(len(cast.cars))].side, side)
+            crossing = Thing(face, art.CAR, side * reach, z, box_label=1, vx=-side * pace)
+            yield replace(crossing, begin=begin, end=begin + 2 * reach / pace)
     if not layout.watching and rng.random() < 0.6:
-        yield _car(rng, cast, x=layout.hand * lane, z=rng.uniform(9, 30), facing=False, vz=rng.uniform(-0.1, 0.3), begin=0.0, ahead=True)
+        leading = _car(rng, cast, x=layout.hand * lane, z=rng.uniform(9, 30), facing=False)
+        yield replace(leading, vz=rng.uniform(0.0, 0.3), begin=0.0, ahead=True)

@@ -30,6 +30,11 @@ class _Sketch:
         corners = np.array([self._place(*point) for point in points], np.int32)
         cv2.fillPoly(self.rgba, [corners], (*colour, 255), cv2.LINE_AA, _FINE)
 
+    def outline(self, middle: float, half: list[tuple[float, float]], colour: Colour) -> None:
+        """A symmetrical shape: the (distance from the middle, y) of its right side, from below."""
+        left = [(middle - across, y) for across, y in reversed(half)]
+        self.polygon([(middle + across, y) for across, y in half] + left, colour)
+
     def box(self, left: float, bottom: float, right: float, top: float, colour: Colour) -> None:
         self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour)
 
@@ -76,11 +81,11 @@ def person(rng: Generator, width: float, height: float) -> Rgba:
     swing = rng.uniform(0.0, 0.25) * width
     for side, tone in ((-1, 0.75), (1, 0.9)):
         hand = (middle + side * (half + swing * 0.5), 0.47 * height)
-        sketch.limb([(middle + side * 0.9 * half, 0.78 * height), (middle + side * half * 1.2, 0.62 * height), hand], 0.06 * height, shade(coat, tone))
+        arm = [(middle + side * 0.9 * half, 0.78 * height), (middle + side * half * 1.2, 0.62 * height), hand]
+        sketch.limb(arm, 0.06 * height, shade(coat, tone))
         sketch.ellipse(*hand, 0.025 * height, 0.028 * height, skin)
     hem = (0.32 if long_coat else 0.46) * height
-    sketch.polygon([(middle - half, hem), (middle + half, hem), (middle + half, 0.78 * height), (middle + 0.6 * half, shoulder + 0.02 * height),
-                    (middle - 0.6 * half, shoulder + 0.02 * height), (middle - half, 0.78 * height)], coat)  # fmt: skip
+    sketch.outline(middle, [(half, hem), (half, 0.78 * height), (0.6 * half, shoulder + 0.02 * height)], coat)
     sketch.limb([(middle, shoulder), (middle, 0.87 * height)], 0.05 * height, skin)
     sketch.ellipse(middle, 0.925 * height, 0.055 * height, 0.07 * height, shade((90, 65, 45), rng.uniform(0.2, 1.6)))
     if rng.random() < 0.6:
@@ -125,7 +130,7 @@ def _rider_from_behind(rng: Generator, width: float, height: float) -> Rgba:
     for side, low in ((-1, 0.2), (1, 0.38)):
         sketch.limb([(middle + side * 0.1, 0.9), (middle + side * 0.15, 0.6), (middle + side * 0.11, low)], 0.14, trousers)
         sketch.limb([(middle + side * 0.18, height - 0.36), (middle + side * (width / 2 - 0.08), 1.04)], 0.1, shade(coat, 0.8))
-    sketch.polygon([(middle - 0.19, 0.85), (middle + 0.19, 0.85), (middle + 0.22, height - 0.3), (middle - 0.22, height - 0.3)], coat)
+    sketch.outline(middle, [(0.19, 0.85), (0.22, height - 0.3)], coat)
     sketch.ellipse(middle, height - 0.14, 0.1, 0.14, shade((90, 65, 45), rng.uniform(0.3, 1.5)))
     sketch.ellipse(middle, height - 0.08, 0.12, 0.08, vivid(rng))
     return sketch.finish(rng)
@@ -137,11 +142,10 @@ def car_end(rng: Generator, width: float, height: float, paint: Colour, *, front
     glass, waist, slope = pick(rng, (25, 30, 38), (70, 80, 95)), 0.56 * height, rng.uniform(0.08, 0.16) * width
     for left in (0.05 * width, 0.8 * width):
         sketch.box(left, 0.0, left + 0.15 * width, 0.3 * height, (22, 22, 24))
-    sketch.polygon([(0.02 * width, 0.14 * height), (0.98 * width, 0.14 * height), (0.99 * width, 0.42 * height), (0.95 * width, waist),
-                    (0.97 * width - slope, 0.97 * height), (0.8 * width, height), (0.2 * width, height), (0.03 * width + slope, 0.97 * height),
-                    (0.05 * width, waist), (0.01 * width, 0.42 * height)], paint)  # fmt: skip
-    sketch.polygon([(0.11 * width, 0.6 * height), (0.89 * width, 0.6 * height), (0.93 * width - slope, 0.92 * height),
-                    (0.07 * width + slope, 0.92 * height)], glass)  # fmt: skip
+    middle, half = width / 2, 0.49 * width
+    body = [(half, 0.14 * height), (half, 0.42 * height), (0.92 * half, waist), (half - slope, 0.97 * height), (0.6 * half, height)]
+    sketch.outline(middle, body, paint)
+    sketch.outline(middle, [(0.8 * half, 0.6 * height), (0.9 * half - slope, 0.92 * height)], glass)
     sketch.box(0.04 * width, 0.14 * height, 0.96 * width, 0.27 * height, shade(paint, rng.uniform(0.35, 0.8)))
     lamp = (235, 235, 220) if front else (190, 25, 25)
     for left in (0.05 * width, 0.79 * width):
@@ -152,17 +156,20 @@ def car_end(rng: Generator, width: float, height: float, paint: Colour, *, front
     return sketch.finish(rng, 4)
 
 
-def car_side(rng: Generator, length: float, height: float, paint: Colour) -> Rgba:
-    """A car from the side, its front at the right."""
+def car_side(rng: Generator, length: float, height: float, paint: Colour, *, steep: bool) -> Rgba:
+    """A car from the side, its front at the right; ``steep`` gives upright ends, that fit the flat ends of ``car_end``."""
     sketch = _Sketch(length, height)
-    boot, glass = rng.uniform(0.03, 0.2) * length, pick(rng, (25, 30, 38), (70, 80, 95))
-    waist, hood = 0.6 * height, rng.uniform(0.68, 0.78) * length
-    sketch.polygon([(0, 0.17 * height), (length, 0.17 * height), (length, 0.45 * height), (0.97 * length, 0.53 * height), (hood, waist),
-                    (0.86 * hood, 0.95 * height), (0.7 * hood, height), (boot + 0.14 * length, height), (boot + 0.06 * length, 0.95 * height),
-                    (boot, waist), (0, 0.57 * height)], paint)  # fmt: skip
-    sketch.polygon([(boot + 0.05 * length, waist), (hood - 0.04 * length, waist), (0.84 * hood, 0.91 * height), (boot + 0.11 * length, 0.91 * height)], glass)
+    glass, waist = pick(rng, (25, 30, 38), (70, 80, 95)), 0.6 * height
+    boot, hood = (0.02, 0.98) if steep else (rng.uniform(0.03, 0.2), rng.uniform(0.68, 0.78))
+    slant = 0.02 if steep else 0.1
+    roof = [(hood - slant) * length, (boot + slant) * length]
+    nose, tail = [(length, 0.17 * height), (length, 0.45 * height)], [(0, 0.57 * height), (0, 0.17 * height)]
+    cabin = [(hood * length, waist), (roof[0], height), (roof[1], height), (boot * length, waist)]
+    sketch.polygon([*nose, *cabin, *tail], paint)
+    panes = [(hood * length - 0.15, waist), (roof[0] - 0.1, 0.92 * height), (roof[1] + 0.1, 0.92 * height), (boot * length + 0.15, waist)]
+    sketch.polygon(panes, glass)
     for pillar in (0.35, 0.65):
-        at = boot + pillar * (hood - boot)
+        at = (boot + pillar * (hood - boot)) * length
         sketch.box(at - 0.03, waist, at + 0.03, 0.95 * height, paint)
         sketch.limb([(at, waist), (at, 0.22 * height)], 0.02, shade(paint, 0.6))
     sketch.box(0.02 * length, 0.17 * height, 0.98 * length, 0.24 * height, shade(paint, 0.5))
@@ -178,7 +185,8 @@ def tree(rng: Generator, width: float, height: float) -> Rgba:
     """A trunk and a crown of many lumps of leaves."""
     sketch = _Sketch(width, height, 32)
     leaves, middle = pick(rng, (45, 65, 25), (120, 125, 60)), width / 2
-    sketch.limb([(middle, 0.0), (middle + rng.uniform(-0.1, 0.1), 0.6 * height)], 0.06 * width + 0.1, pick(rng, (50, 40, 32), (100, 85, 70)))
+    bark = pick(rng, (50, 40, 32), (100, 85, 70))
+    sketch.limb([(middle, 0.0), (middle + rng.uniform(-0.1, 0.1), 0.6 * height)], 0.06 * width + 0.1, bark)
     for _ in range(60):
         angle, reach, size = rng.uniform(0, 2 * np.pi), np.sqrt(rng.random()), rng.uniform(0.08, 0.16) * width
         x = middle + (width / 2 - size) * reach * np.cos(angle)
@@ -202,10 +210,10 @@ def sign(rng: Generator, width: float, height: float) -> Rgba:
         for row, colour in enumerate(((40, 190, 90), (230, 170, 40), (210, 40, 35))):
             sketch.ellipse(width / 2, height * (row + 0.5) / 3, 0.36 * width, 0.13 * height, shade(colour, rng.uniform(0.4, 1.1)))
         return sketch.finish(rng, 3)
-    shape = int(rng.integers(3))
+    kind = int(rng.integers(3))
     face, rim = ((235, 235, 235), (200, 30, 35)) if rng.random() < 0.6 else ((35, 80, 170), (240, 240, 240))
     for scale, colour in ((1.0, rim), (0.76, face)):
-        _plate(sketch, shape, width, height, scale, colour)
+        _plate(sketch, kind, width, height, scale, colour)
     sketch.box(0.42 * width, 0.32 * height, 0.58 * width, 0.66 * height, shade(rim, 0.6) if face[0] > 200 else rim)
     return sketch.finish(rng, 3)
 
