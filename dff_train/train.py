@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -41,8 +41,8 @@ class Training:
         self.folder = folder
         self.device = device
         self.model = build_model(recipe.card).to(device)
-        average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        average = moving_average(recipe.ema_decay)
+        self.average = AveragedModel(self.model, avg_fn=average, use_buffers=True)
         self.stage_index = 0
         self.step = 0
         self.optimizer = self._fresh_optimizer()
@@ -172,6 +172,16 @@ def training_step(training: Training, batch: Batch) -> dict[str, float]:
     training.optimizer.step()
     training.average.update_parameters(model)
     return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential moving average that forgets faster at first: the random weights of the start must not linger in it."""
+
+    def update(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        kept = min(decay, (1 + int(count)) / (10 + int(count)))
+        return averaged + (current - averaged) * (1.0 - kept)
+
+    return update
 
 
 def learning_rate_factor(step: int, steps: int) -> float:

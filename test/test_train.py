@@ -17,7 +17,7 @@ from dff_ros.core.propagate import FlowFields, propagate
 from dff_train.cli import main
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
-from dff_train.train import Training, batch_losses, learning_rate_factor, train, training_step
+from dff_train.train import Training, batch_losses, learning_rate_factor, moving_average, train, training_step
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -133,6 +133,15 @@ def test_batch_norm_is_frozen_on_pairs_and_learns_on_stills(tmp_path: Path) -> N
         before = statistics.clone()
         training_step(training, batch((0, 1)))
         assert torch.equal(statistics, before) == pairs
+
+
+def test_the_moving_average_forgets_where_it_started_and_then_keeps_long() -> None:
+    update = moving_average(0.999)
+    averaged = torch.tensor(100.0)
+    for count in range(1, 100):
+        averaged = update(averaged, torch.tensor(0.0), count)
+    assert averaged < 1e-3
+    assert update(torch.tensor(1.0), torch.tensor(0.0), 100_000) == pytest.approx(0.999)
 
 
 def test_the_learning_rate_warms_up_and_comes_down() -> None:
