@@ -109,7 +109,7 @@ class Motion:
     """The camera's way: still, slow, cruising and fast stretches in changing order; sway and bounce follow the distance driven."""
 
     def __init__(self, rng: Generator, layout: Layout, *, duration: float, width: int, height: int) -> None:
-        self._width, self._height, self._watching = width, height, layout.watching
+        self._width, self._height = width, height
         speeds = [0.0] if layout.watching else list(_speeds(rng, duration))
         knots = [0.0]
         for _ in speeds[1:]:
