@@ -16,9 +16,14 @@ from dff_ros.core.results import Task
 from dff_ros.engine.memory import free_memory, is_out_of_memory
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.image_encoding import decode_compressed, to_frame
+from dff_ros.image_encoding import ENCODINGS, EncodingError, decode_compressed, to_frame
 from dff_ros.node.counters import Counters
 from dff_ros.node.messages import stamp_of
+
+try:
+    import cv_bridge  # of a ROS installation: for encodings outside our own table
+except (ImportError, AttributeError):  # none there, or one built for another numpy
+    cv_bridge = None
 
 SMALLEST_INPUT = 20_000
 """Pixels below which a smaller input is no remedy for a lack of memory; then the detection head goes."""
@@ -136,4 +141,13 @@ def decode(message: Any) -> NDArray[np.uint8]:
     """The pixels of an Image or a CompressedImage, (H, W, 3) RGB; raises EncodingError."""
     if hasattr(message, "format"):
         return decode_compressed(memoryview(message.data), message.format)
+    if message.encoding not in ENCODINGS and cv_bridge is not None:
+        return _decode_with_cv_bridge(message)
     return to_frame(message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data)
+
+
+def _decode_with_cv_bridge(message: Any) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
+    except (cv_bridge.CvBridgeError, RuntimeError, TypeError, ValueError) as error:
+        raise EncodingError(f"encoding should be one of {', '.join(ENCODINGS)} or known to cv_bridge, got '{message.encoding}'") from error

@@ -94,6 +94,7 @@ def run_process(create: Callable[[], RunningNode], signals: StopSignals, args: S
     """
     keep_freed_memory()
     use_large_image_profile()
+    signals.expect_cleanup()
     try:
         # Our handlers stay: rclpy's raise KeyboardInterrupt wherever the main thread happens to be.
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)

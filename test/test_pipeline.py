@@ -1,0 +1,210 @@
+"""From message to result: what is skipped, what drops the key frame, and what an error does."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from node_process import SECOND, image_message, picture
+
+from dff_ros.core.results import ALL_TASKS, Task
+from dff_ros.engine.loading import LoadedModel, load_model
+from dff_ros.engine.memory import is_out_of_memory
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.node.counters import Counters, Statistics, percentiles
+from dff_ros.node.diagnostics import ERROR, OK, USE_SIM_TIME, WARN, engine_values, judge_engine, judge_input, resident_mib
+from dff_ros.node.mailbox import Mailbox, Worker
+from dff_ros.node.pipeline import Answer, Pipeline
+
+MINUTE = 60.0
+
+
+class FailingStream(FeatureFlowStream):
+    """A real stream whose next steps raise what is in ``errors``."""
+
+    errors: list[Exception]
+
+    def step(self, frame: Any, stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().step(frame, stamp, tasks=tasks)
+
+
+class Bench:
+    """A pipeline over a tiny bundle, what it counted and what it said."""
+
+    def __init__(self, model: LoadedModel, settings: EngineSettings, *errors: Exception) -> None:
+        self.stream = FailingStream(model, settings)
+        self.stream.errors = list(errors)
+        self.counters = Counters()
+        self.said: list[tuple[str, str]] = []
+        self.pipeline = Pipeline(self.stream, counters=self.counters, report=lambda level, text: self.said.append((level, text)))
+
+    def show(self, stamp: int, **options: Any) -> Answer | None:
+        tasks = options.pop("tasks", ALL_TASKS)
+        message = image_message(options.pop("pixels", picture()), "rgb8", stamp)
+        return self.pipeline.process(message, tasks=tasks, now_ns=options.pop("now", 0), max_age=options.pop("max_age", 0.0))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle: Path) -> LoadedModel:
+    return load_model(EngineSettings(model=str(tiny_bundle), device="cpu"))
+
+
+@pytest.fixture
+def settings(tiny_bundle: Path) -> EngineSettings:
+    return EngineSettings(model=str(tiny_bundle), device="cpu", schedule="fixed:100", input_pixels=160_000)
+
+
+def result_of(answer: Answer | None) -> FrameResult:
+    assert answer is not None
+    return answer.result
+
+
+def test_only_the_heads_asked_for_run(model: LoadedModel, settings: EngineSettings) -> None:
+    bench = Bench(model, settings)
+    both, one, none = (
+        result_of(bench.show(stamp * SECOND // 10, tasks=tasks))
+        for stamp, tasks in ((1, ALL_TASKS), (2, frozenset({Task.DETECTION})), (3, frozenset()))
+    )
+    assert both.detections is not None and both.label_map is not None
+    assert one.detections is not None and one.label_map is None
+    assert none.detections is None and none.label_map is None
+
+
+def test_a_request_for_a_reset_and_new_settings_hold_from_the_next_frame(model: LoadedModel, settings: EngineSettings) -> None:
+    bench = Bench(model, settings)
+    assert [result_of(bench.show(stamp)).is_key for stamp in (1, 2)] == [True, False]
+    bench.pipeline.request_reset("reset")
+    assert result_of(bench.show(3)).reason == "reset"
+    bench.pipeline.request_settings(settings.with_values({"schedule": "per-frame"}))
+    assert [result_of(bench.show(stamp)).is_key for stamp in (4, 5)] == [True, True]
+
+
+def test_duplicates_and_stale_images_are_counted_but_not_those_of_unknown_time(model: LoadedModel, settings: EngineSettings) -> None:
+    bench = Bench(model, settings)
+    assert bench.show(SECOND) is not None
+    assert bench.show(SECOND) is None
+    assert bench.show(2 * SECOND, now=4 * SECOND, max_age=1.0) is None
+    assert bench.show(3 * SECOND, now=4 * SECOND, max_age=1.0) is not None
+    assert all(bench.show(0, now=4 * SECOND, max_age=1.0) for _ in range(2))
+    assert (bench.counters.duplicate, bench.counters.stale, bench.counters.bad) == (1, 1, 0)
+    assert len(bench.said) == 1  # about stamp 0, once
+
+
+def test_an_unreadable_image_leaves_the_key_frame(model: LoadedModel, settings: EngineSettings) -> None:
+    bench = Bench(model, settings)
+    bench.show(1)
+    message = image_message(picture(), "rgb8", 2)
+    message.encoding = "holo9"
+    assert bench.pipeline.process(message, tasks=ALL_TASKS, now_ns=0, max_age=0.0) is None
+    assert "got 'holo9'" in bench.said[0][1]
+    assert not result_of(bench.show(3)).is_key
+
+
+def test_any_error_is_reported_counted_and_the_next_frame_starts_over(model: LoadedModel, settings: EngineSettings) -> None:
+    bench = Bench(model, settings, KeyError("weights"))
+    assert bench.show(1) is None
+    assert bench.said == [("error", "processing failed: KeyError: 'weights'")]
+    assert bench.counters.failed == 1
+    assert result_of(bench.show(2)).reason == "error"
+
+
+def test_out_of_memory_takes_a_smaller_input_then_a_head_less_then_tells(model: LoadedModel, settings: EngineSettings) -> None:
+    shortage = [torch.cuda.OutOfMemoryError("CUDA out of memory") for _ in range(5)]
+    bench = Bench(model, settings, *shortage)
+    assert [bench.show(stamp) for stamp in range(1, 6)] == [None] * 5
+    remedies = [text.partition(", ")[2].partition(":")[0] for _, text in bench.said]
+    expected = ["input reduced to 80000 pixels", "input reduced to 40000 pixels", "input reduced to 20000 pixels", "detection switched off"]
+    assert remedies == [*expected, "nothing left to reduce"]
+    answer = result_of(bench.show(6))
+    assert answer.label_map is not None and answer.detections is None
+    bench.pipeline.request_settings(settings.with_values({"score_threshold": 0.9}))
+    bench.show(7)
+    assert bench.stream.settings.input_pixels == 20_000  # a later change of parameters does not undo it
+    assert bench.stream.settings.score_threshold == 0.9
+
+
+def test_a_lack_of_memory_is_told_from_other_errors() -> None:
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    assert not is_out_of_memory(RuntimeError("sizes do not match"))
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_a_mailbox_holds_the_newest_and_says_what_it_replaced() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    assert [mailbox.put(item) for item in (1, 2, 3)] == [False, True, True]
+    assert mailbox.take() == 3
+    assert mailbox.put(4) is False
+    mailbox.close()
+    assert mailbox.take() is None
+
+
+def test_a_worker_handles_items_and_stops_while_waiting_or_busy() -> None:
+    handled, entered, leave = [], threading.Event(), threading.Event()
+
+    def handle(item: int) -> None:
+        handled.append(item)
+        entered.set()
+        leave.wait(MINUTE)
+
+    worker = Worker(handle, name="test")
+    worker.put(1)
+    assert entered.wait(MINUTE)
+    assert [worker.put(2), worker.put(3)] == [False, True]
+    assert worker.stop(timeout=0.01) is False
+    leave.set()
+    assert worker.stop(timeout=MINUTE)
+    assert handled == [1]
+
+
+def silent() -> str:
+    return "nobody publishes on /image"
+
+
+def judge(statistics: Statistics, since: Counters, *, mismatch: str = "", enabled: bool = True) -> tuple[bytes, str]:
+    verdict = judge_input(statistics, since, why_silent=silent, mismatch=mismatch, enabled=enabled)
+    return verdict.level, verdict.message
+
+
+def test_the_input_is_judged_by_the_worst_that_is_known() -> None:
+    statistics = Statistics()
+    statistics.since -= 100
+    assert judge(statistics, Counters()) == (WARN, "no image for 100 s: nobody publishes on /image")
+    assert judge(statistics, Counters(), enabled=False) == (OK, "disabled by ~/enable")
+    statistics.arrived(replaced=False)
+    assert judge(statistics, Counters(received=1, stale=1)) == (WARN, USE_SIM_TIME)
+    assert judge(statistics, Counters(received=2, stale=1, processed=1))[0] == OK
+    assert judge(statistics, Counters(received=2, bad=2)) == (WARN, "2 unreadable images in the last second")
+    assert judge(statistics, Counters(), mismatch="reliable asked for") == (ERROR, "reliable asked for")
+    assert judge_engine(Counters(failed=1)).level == ERROR
+
+
+def test_rates_and_percentiles_are_of_the_last_seconds() -> None:
+    statistics = Statistics()
+    assert engine_values(statistics, {})["latency_ms_p50"] == ""
+    for index in range(10):
+        statistics.arrived(replaced=index == 3)
+        statistics.answered(is_key=index % 5 == 0, latency_ms=10.0 * index, step_ms=1.0, overhead_ms=0.5)
+    values = engine_values(statistics, {"device": "cpu"})
+    assert (values["key_rate"], values["latency_ms_p50"], values["step_ms_p95"]) == ("0.2000", "45.00", "1.00")
+    assert (statistics.counters.received, statistics.counters.dropped, statistics.counters.processed) == (10, 1, 10)
+    statistics._timings[0] = type(statistics._timings[0])(-1e9, True, 1.0, 1.0, 1.0)
+    assert len(statistics.recent_frames) == 9
+    assert percentiles([]) == {}
+
+
+def test_memory_is_that_of_this_process() -> None:
+    before = resident_mib()
+    block = np.ones(100 * 2**20, np.uint8)
+    after = resident_mib()
+    assert before is not None and after is not None and after - before > 50
+    assert block[0] == 1
