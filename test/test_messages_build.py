@@ -101,7 +101,7 @@ def test_messages_travel_over_dds() -> None:
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(build_message_package.BuildError, match=r"g\+\+.*apt install g\+\+"):
+    with pytest.raises(build_message_package.BuildError, match=r"a C\+\+ compiler .* sudo apt install g\+\+"):
         build_message_package.require_compiler()
 
 

@@ -81,12 +81,14 @@ def read_package(folder: Path) -> MessagePackage:
 
 
 def require_compiler() -> None:
-    """Raise BuildError naming the Debian package that is missing."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    """Raise BuildError naming the Debian packages that are missing."""
+    missing = {}
     if not shutil.which("gcc") or not shutil.which("g++"):
-        raise BuildError("no C++ compiler (g++) found; on Debian and Ubuntu: sudo apt install g++")
+        missing["a C++ compiler"] = "g++"
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        raise BuildError(f"Python's headers are missing; on Debian and Ubuntu: sudo apt install python{version}-dev")
+        missing["Python's headers"] = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    if missing:
+        raise BuildError(f"{' and '.join(missing)} missing; on Debian and Ubuntu: sudo apt install {' '.join(missing.values())}")
 
 
 def generate(package: MessagePackage, root: Path) -> Generated:
