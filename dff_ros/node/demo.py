@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -106,7 +107,8 @@ class Demo:
         if self._source.exit_code != 0:
             raise DemoError(f"the source ended with exit code {self._source.exit_code}: {self._last_line(self._source)}")
         self._bar.set_description("waiting")
-        spin_until(self._listener, self._node_is_idle, _SETTLE_SECONDS)
+        ended = time.monotonic()
+        spin_until(self._listener, lambda: self.heard.diagnosed_at > ended and self._node_is_idle(), _SETTLE_SECONDS)
 
     def _moved_from(self, progress: tuple[int, int]) -> Callable[[], bool]:
         return lambda: self._progress != progress or self._source.exit_code is not None
@@ -129,7 +131,7 @@ class Demo:
         """The node has told about all images that it received, and what it published has arrived."""
         count = self.heard.count
         done = sum(count(name) for name in ("dropped", "processed", "duplicate", "stale", "bad", "failed"))
-        return count("received") > 0 and done == count("received") and len(self.heard.answered) >= count("processed")
+        return done == count("received") and len(self.heard.answered) >= count("processed")
 
     @staticmethod
     def _last_line(child: ChildProcess) -> str:

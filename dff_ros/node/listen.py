@@ -50,6 +50,8 @@ class Heard:
     frame_info: dict[int, dict[str, str]] = field(default_factory=dict)
     diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)
     """The last values of each status, by what stands after the colon of its name (``input``, ``engine``)."""
+    diagnosed_at: float = 0.0
+    """When those came, ``time.monotonic`` seconds."""
     class_names: dict[int, str] = field(default_factory=dict)
     """Names of the class ids of the masks."""
     listens_to: frozenset[Task] = ALL_TASKS
@@ -152,6 +154,7 @@ class Listener(Node):
         for status in message.status:
             source, _, subject = status.name.partition(": ")
             if source == self._target:
+                self.heard.diagnosed_at = time.monotonic()
                 self.heard.diagnostics[subject] = {"message": status.message, **{item.key: item.value for item in status.values}}
 
     def _on_label_info(self, message: LabelInfo) -> None:

@@ -82,6 +82,16 @@ def keep_freed_memory() -> bool:
     return all(accepted)
 
 
+def wait_passively() -> None:
+    """Have torch's threads sleep while they wait for each other; before torch is imported, and unless the user chose otherwise.
+
+    By default they spin, which costs nothing on an idle machine and nearly everything on a busy one: with the cores of a two-core machine
+    shared with another program a propagated frame took 370 ms instead of 4 to 20.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
 def one_line(error: BaseException) -> str:
     """An exception's message on one line."""
     return " ".join(str(error).split()) or type(error).__name__
