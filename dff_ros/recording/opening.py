@@ -1,0 +1,38 @@
+"""One way to open whatever the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dff_ros.recording.bags import open_bag
+from dff_ros.recording.drive import GeneratedDrive
+from dff_ros.recording.frames import Recording, RecordingError, open_frames, open_video
+
+DRIVE_RATE = 15.0
+"""Hz of a generated drive that was given no rate."""
+
+
+def open_recording(
+    *,
+    video: str | Path | None = None,
+    frames: str | Path | None = None,
+    bag: str | Path | None = None,
+    drive: int = 0,
+    topic: str | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+) -> Recording:
+    """A video file, an image folder (at ``rate`` Hz), a bag (its only image topic, or ``topic``) or a drive of ``drive`` frames.
+
+    Raises RecordingError where that is nothing, several things or cannot be read.
+    """
+    given = [name for name, value in (("video", video), ("frames", frames), ("bag", bag), ("drive", drive)) if value]
+    if len(given) != 1:
+        raise RecordingError(f"exactly one of video, frames, bag and drive should be given, got {', '.join(given) or 'none'}")
+    if video:
+        return open_video(video)
+    if frames:
+        return open_frames(frames, rate=rate or None)
+    if bag:
+        return open_bag(bag, topic or None)
+    return GeneratedDrive(seed, drive, rate=rate or DRIVE_RATE)
