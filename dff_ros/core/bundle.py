@@ -188,7 +188,7 @@ def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:
     }
     save_file(weights, folder / WEIGHTS_FILE)
     content = {item.name: _plain(getattr(card, item.name)) for item in fields(Card)}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
