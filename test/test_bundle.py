@@ -28,6 +28,7 @@ def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     card = tiny_card()
     model = build_model(card).eval()
     save_bundle(tmp_path / "b", card, model)
+    assert (tmp_path / "b" / "weights.safetensors").stat().st_mode & 0o044 == 0o044  # others may read it once installed
     loaded_card, loaded = load_bundle(str(tmp_path / "b"))
     assert loaded_card == card
     assert loaded.tasks == {Task.SEGMENTATION, Task.DETECTION} and not loaded.training

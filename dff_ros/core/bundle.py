@@ -187,6 +187,7 @@ def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:
         name: (weight.half() if weight.is_floating_point() else weight).contiguous().cpu() for name, weight in model.state_dict().items()
     }
     save_file(weights, folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors writes files that only their owner can read, and installers copy modes
     content = {item.name: _plain(getattr(card, item.name)) for item in fields(Card)}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
