@@ -64,6 +64,20 @@ class Peer(Node):
                 assert not child.exit_code, f"a child died while waiting for {what}: {child.output}"
             self._executor.spin_once(timeout_sec=0.02)
 
+    def knock(
+        self, publisher: Any, message: Callable[[int], Any], answers: list[Any], *, stamps: Iterator[int] | None = None
+    ) -> Any:
+        """Publish messages of new stamps until one is answered; returns the first answer.
+
+        A publisher knows of a subscription before that one knows of it, so what is published first may be lost.
+        """
+        count = len(answers)
+        while len(answers) == count:
+            publisher.publish(message(next(stamps) if stamps else self.next_stamp()))
+            deadline = time.monotonic() + 1.0
+            self.until(lambda limit=deadline: len(answers) > count or time.monotonic() > limit, "an answer")
+        return answers[count]
+
     def idle(self, seconds: float) -> None:
         """Serve callbacks for a while, to see that nothing happens."""
         deadline = time.monotonic() + seconds

@@ -25,7 +25,7 @@ from dff_ros.core.results import Task
 from dff_ros.node.child_process import ChildProcess
 from dff_ros.node.demo_report import answered_share, draw, mean_iou_against_drive, summarise
 from dff_ros.node.listen import Heard, Listener, spin_until
-from dff_ros.node.playback_node import SourceSettings, open_recording
+from dff_ros.node.playback_node import SourceSettings, open_source
 from dff_ros.node.process import keep_freed_memory, one_line, use_large_image_profile
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import Recording
@@ -80,18 +80,20 @@ class Demo:
         node_parameters = {"model": str(find_bundle(options.model).resolve()), "device": options.device}
         if options.schedule:
             node_parameters["schedule"] = options.schedule
-        played = {item.name: getattr(settings, item.name) for item in fields(settings)}
+        self._played = {item.name: getattr(settings, item.name) for item in fields(settings)}
         answered_by = {Task.DETECTION: card.detection_classes, Task.SEGMENTATION: card.segmentation_classes}
         tasks = frozenset(task for task, classes in answered_by.items() if classes)
         self._listener = Listener(node="/demo/dff", image=IMAGE, tasks=tasks)
-        self._node = self._child("dff_node", node_parameters)
-        self._source = self._child("source_node", played)
+        self._children: list[ChildProcess] = []
+        self._node = self._start("dff_node", node_parameters)
 
-    def _child(self, module: str, parameters: dict[str, object]) -> ChildProcess:
+    def _start(self, module: str, parameters: dict[str, object]) -> ChildProcess:
         def show(line: str) -> None:
             self._bar.write(f"{module}: {line}", file=sys.stderr)
 
-        return ChildProcess(module, parameters=parameters, remappings={"__ns": "/demo", "image": IMAGE}, show=show)
+        child = ChildProcess(module, parameters=parameters, remappings={"__ns": "/demo", "image": IMAGE}, show=show)
+        self._children.append(child)
+        return child
 
     @property
     def heard(self) -> Heard:
@@ -100,18 +102,19 @@ class Demo:
 
     def run(self) -> None:
         """Until everything was played and answered; raises DemoError when a process dies or nothing moves any more."""
-        self._await(lambda: bool(self.heard.images), _START_SECONDS, "no image came from the source")
+        self._await(lambda: "engine" in self.heard.diagnostics, _START_SECONDS, "the node did not get ready")
+        source = self._start("source_node", self._played)
         self._bar.set_description("playing")
-        while self._source.exit_code is None:
-            self._await(self._moved_from(self._progress), _SILENT_SECONDS, "the source stands still")
-        if self._source.exit_code != 0:
-            raise DemoError(f"the source ended with exit code {self._source.exit_code}: {self._last_line(self._source)}")
+        while source.exit_code is None:
+            self._await(self._moved_from(self._progress, source), _SILENT_SECONDS, "the source stood still")
+        if source.exit_code != 0:
+            raise DemoError(f"the source ended with exit code {source.exit_code}: {self._last_line(source)}")
         self._bar.set_description("waiting")
         ended = time.monotonic()
         spin_until(self._listener, lambda: self.heard.diagnosed_at > ended and self._node_is_idle(), _SETTLE_SECONDS)
 
-    def _moved_from(self, progress: tuple[int, int]) -> Callable[[], bool]:
-        return lambda: self._progress != progress or self._source.exit_code is not None
+    def _moved_from(self, progress: tuple[int, int], source: ChildProcess) -> Callable[[], bool]:
+        return lambda: self._progress != progress or source.exit_code is not None
 
     @property
     def _progress(self) -> tuple[int, int]:
@@ -142,8 +145,8 @@ class Demo:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._source.stop()
-        self._node.stop()
+        for child in reversed(self._children):
+            child.stop()
         self._bar.close()
         self._listener.destroy_node()
         rclpy.try_shutdown()
@@ -152,7 +155,7 @@ class Demo:
 def run(options: argparse.Namespace) -> int:
     """Play, listen, draw and print; returns the exit code."""
     settings = source_settings(options)
-    recording = open_recording(settings)
+    recording = open_source(settings)
     card = read_card(find_bundle(options.model))
     options.out.mkdir(parents=True, exist_ok=True)
     with Demo(options, settings, recording, card) as demo:

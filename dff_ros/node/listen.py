@@ -116,12 +116,13 @@ class Listener(Node):
         kind, topic = (CompressedImage, f"{image}/compressed") if compressed else (Image, image)
         self.create_subscription(kind, topic, self._on_image, newest)
         self.create_subscription(DiagnosticArray, f"{node}/frame_info", self._on_frame_info, reliable)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, reliable)
         self.create_subscription(LabelInfo, f"{node}/segmentation/label_info", self._on_label_info, latched)
         if Task.DETECTION in tasks:
             self.create_subscription(Detection2DArray, f"{node}/detections", self._on_detections, reliable)
         if Task.SEGMENTATION in tasks:
             self.create_subscription(Image, f"{node}/segmentation", self._on_mask, reliable)
+        # The last one: discovery keeps the order, so whoever hears the first diagnostics hears all that comes after them.
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, reliable)
 
     def _note_answer(self, stamp: int) -> None:
         heard = self.heard

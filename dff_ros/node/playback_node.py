@@ -19,9 +19,8 @@ from dff_ros.engine.settings import setting, validate
 from dff_ros.image_encoding import encode_jpeg
 from dff_ros.node.messages import ImageMessage, compressed_message
 from dff_ros.node.parameters import declare
-from dff_ros.recording.bags import open_bag
-from dff_ros.recording.drive import GeneratedDrive
-from dff_ros.recording.frames import Recording, RecordingError, StampedFrame, open_frames, open_video
+from dff_ros.recording.frames import Recording, RecordingError, StampedFrame
+from dff_ros.recording.opening import open_recording
 
 JPEG_QUALITY = 90
 _CATCH_UP_SECONDS = 0.2
@@ -57,18 +56,10 @@ class SourceSettings:
         validate(self)
 
 
-def open_recording(settings: SourceSettings) -> Recording:
+def open_source(settings: SourceSettings) -> Recording:
     """What ``settings`` name; raises RecordingError where that is nothing, several things or cannot be read."""
-    named = [name for name in ("video", "frames", "bag", "drive") if getattr(settings, name)]
-    if len(named) != 1:
-        raise RecordingError(f"exactly one of video, frames, bag and drive should be given, got {', '.join(named) or 'none'}")
-    if settings.video:
-        return open_video(settings.video)
-    if settings.frames:
-        return open_frames(settings.frames, rate=settings.rate or None)
-    if settings.bag:
-        return open_bag(settings.bag, topic=settings.topic or None)
-    return GeneratedDrive(settings.seed, settings.drive, rate=settings.rate or 15.0)
+    named = {name: getattr(settings, name) for name in ("video", "frames", "bag", "drive", "topic", "rate", "seed")}
+    return open_recording(**named)
 
 
 class PlaybackNode(Node):
@@ -78,7 +69,7 @@ class PlaybackNode(Node):
         """Declare the parameters and open the recording; raises ParameterException or ValueError."""
         super().__init__("dff_source", **arguments)
         self._settings = declare(self, SourceSettings)
-        self._recording = open_recording(self._settings)
+        self._recording = open_source(self._settings)
         qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[self._settings.reliability.upper()])
         topic = self.resolve_topic_name("image")
         kind, name = (CompressedImage, f"{topic}/compressed") if self._settings.compressed else (Image, topic)
