@@ -21,8 +21,8 @@ from dff_ros.evaluation.report import build_report, summary, write_report
 from dff_ros.evaluation.run import Replay, Show, every_offset, lock_step
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
-from dff_ros.recording.bags import open_bag
-from dff_ros.recording.frames import Recording, StampedFrame, open_frames, open_video, select
+from dff_ros.recording.frames import Recording, StampedFrame, select
+from dff_ros.recording.opening import open_recording
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def replay(options: argparse.Namespace) -> None:
     settings = engine_settings(options)
     schedule = parse_schedule(settings.schedule, settings)
     interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
-    recording = open_recording(options)
+    recording = open_input(options)
     model = load_model(settings, without=options.without)
     for note in model.notes:
         print(f"dff_replay: {note}", file=sys.stderr)
@@ -76,15 +76,10 @@ def offset_interval(schedule: Schedule, name: str) -> int:
     return schedule.key_frame_interval
 
 
-def open_recording(options: argparse.Namespace) -> Recording:
+def open_input(options: argparse.Namespace) -> Recording:
     """The input, cut to ``--range``."""
-    recording: Recording
-    if options.frames is not None:
-        recording = open_frames(options.frames, rate=options.rate)
-    elif options.video is not None:
-        recording = open_video(options.video)
-    else:
-        recording = open_bag(options.bag, options.topic)
+    named = {"video": options.video, "frames": options.frames, "bag": options.bag}
+    recording = open_recording(**named, topic=options.topic, rate=options.rate)
     return recording if options.range is None else select(recording, *options.range)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-import cv2
-import numpy as np
-
 from dff_ros.core.bundle import Card
 from dff_ros.engine.stream import FrameResult
 from dff_ros.overlay import draw_overlay
 from dff_ros.recording.frames import DEFAULT_RATE, Frame, StampedFrame
+from dff_ros.recording.pictures import VideoFile
 
 
 class OverlayVideo:
@@ -27,8 +25,7 @@ class OverlayVideo:
         self._threshold = score_threshold
         self._first: tuple[int, Frame] | None = None
         """Stamp and picture of the first frame, while the rate is unknown."""
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
+        self._video: VideoFile | None = None
 
     def __enter__(self) -> OverlayVideo:
         return self
@@ -36,8 +33,8 @@ class OverlayVideo:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._first is not None:
             self._write(self._first[1], DEFAULT_RATE)
-        if self._writer is not None:
-            self._writer.release()
+        if self._video is not None:
+            self._video.close()
 
     def add(self, item: StampedFrame, result: FrameResult) -> None:
         """Append one frame; raises OSError where the file cannot be written."""
@@ -52,14 +49,9 @@ class OverlayVideo:
         self._write(picture, self._rate or DEFAULT_RATE)
 
     def _write(self, picture: Frame, rate: float) -> None:
-        if self._writer is None:
-            self._size = (picture.shape[1], picture.shape[0])
-            self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), rate, self._size)
-            if not self._writer.isOpened():
-                raise OSError(f"{self._path} cannot be written as a video")
-        if (picture.shape[1], picture.shape[0]) != self._size:
-            picture = np.asarray(cv2.resize(picture, self._size), np.uint8)
-        self._writer.write(np.ascontiguousarray(picture[..., ::-1]))
+        if self._video is None:
+            self._video = VideoFile(self._path, rate=rate)
+        self._video.add(picture)
 
     def _draw(self, frame: Frame, result: FrameResult) -> Frame:
         shown = None if result.detections is None else result.detections.above(self._threshold)
