@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from dff_ros.image_encoding import decode_compressed
 from dff_ros.node.child_process import ChildProcess
 from dff_ros.node.messages import stamp_of
-from dff_ros.node.playback_node import Pace, SourceSettings, open_recording, rounds
+from dff_ros.node.playback_node import Pace, SourceSettings, open_source, rounds
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import RecordingError
 
@@ -79,8 +79,8 @@ def test_what_cannot_be_played_ends_with_one_clear_line(parameters: dict[str, ob
 
 def test_exactly_one_thing_is_played() -> None:
     with pytest.raises(RecordingError, match="got video, bag"):
-        open_recording(SourceSettings(video="a.mp4", bag="b"))
-    assert len(open_recording(SourceSettings(drive=7, rate=10.0))) == 7
+        open_source(SourceSettings(video="a.mp4", bag="b"))
+    assert len(open_source(SourceSettings(drive=7, rate=10.0))) == 7
 
 
 def test_stamps_of_later_rounds_continue_at_the_recordings_own_distance() -> None:
