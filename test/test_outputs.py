@@ -43,4 +43,4 @@ def test_a_head_runs_only_while_somebody_listens_to_it(peer: Peer, outputs: Outp
 
 def test_the_caption_tells_a_key_frame_from_a_propagated_one() -> None:
     assert caption("key", 0, 0.0) == "key frame"
-    assert caption("propagated", 3, 200.4) == "propagated, key 3 frames / 200 ms old"
+    assert caption("propagated", 3, 200.4) == "propagated, age 3 (200 ms)"

@@ -141,7 +141,7 @@ def overlay_picture(answer: Answer, card: Card, threshold: float) -> Any:
 
 def caption(kind: str, age_frames: int, age_ms: float) -> str:
     """What stands in the corner of an overlay."""
-    return "key frame" if kind == "key" else f"propagated, key {age_frames} frames / {age_ms:.0f} ms old"
+    return "key frame" if kind == "key" else f"propagated, age {age_frames} ({age_ms:.0f} ms)"
 
 
 def _heard(publisher: Publisher) -> bool:

@@ -25,8 +25,10 @@ from dff_ros.recording.opening import open_recording
 JPEG_QUALITY = 90
 _CATCH_UP_SECONDS = 0.2
 """A player that is further behind than this carries on from where it is, rather than in a burst."""
-_SETTLE_SECONDS = 0.3
-"""Between matching a subscriber and the first image, and between the last image and the end: discovery has two sides."""
+_MATCH_SECONDS = 2.0
+"""From finding a subscriber to the first image: it finds the publisher up to 1.7 s later (measured); till then best-effort images are lost."""
+_END_SECONDS = 0.3
+"""From the last image to the end: what lies in shared memory is read by then."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class PlaybackNode(Node):
         self.get_logger().info(f"played {count} images in {time.monotonic() - started:.1f} s")
         if not self._stopping.is_set():
             self._publisher.wait_for_all_acked(Duration(seconds=1.0))
-            self._stopping.wait(_SETTLE_SECONDS)
+            self._stopping.wait(_END_SECONDS)
 
     def _wait_for_subscribers(self) -> None:
         deadline = time.monotonic() + self._settings.wait
@@ -126,7 +128,8 @@ class PlaybackNode(Node):
                 )
                 return
             self._stopping.wait(0.05)
-        self._stopping.wait(_SETTLE_SECONDS)
+        if self._settings.subscribers:
+            self._stopping.wait(_MATCH_SECONDS)
 
     def _paced(self) -> Any:
         """The frames of all rounds, each when it is due; ends early when the process is to end."""
