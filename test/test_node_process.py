@@ -96,15 +96,16 @@ def test_a_lifecycle_manager_can_drive_it_and_sim_time_and_bag_loops_work(peer: 
     def state() -> str:
         return str(peer.call(GetState, "/dff/get_state", GetState.Request()).current_state.label)
 
-    def change(number: int) -> bool:
-        return bool(peer.call(ChangeState, "/dff/change_state", ChangeState.Request(transition=Transition(id=number))).success)
+    def change(number: int, expected: str) -> None:
+        peer.call(ChangeState, "/dff/change_state", ChangeState.Request(transition=Transition(id=number)))
+        assert state() == expected
 
     with running("dff_node", parameters) as child:
         assert state() == "unconfigured"
-        assert change(Transition.TRANSITION_CONFIGURE)
+        change(Transition.TRANSITION_CONFIGURE, "inactive")
         assert "cost ratio" in child.output
         assert not peer.call(Trigger, "/dff/reset", Trigger.Request()).success
-        assert change(Transition.TRANSITION_ACTIVATE)
+        change(Transition.TRANSITION_ACTIVATE, "active")
         camera, clock = peer.create_publisher(Image, "/image", RELIABLE), peer.create_publisher(Clock, "/clock", RELIABLE)
         infos = frame_infos(peer, "/dff")
         peer.until(lambda: camera.get_subscription_count() and clock.get_subscription_count(), "the subscriptions")
@@ -116,12 +117,11 @@ def test_a_lifecycle_manager_can_drive_it_and_sim_time_and_bag_loops_work(peer: 
         seconds = (100, 101, 90)  # the third: the bag starts again
         answers = [peer.knock(camera, image_at, infos, stamps=itertools.count(second * SECOND, 1000)) for second in seconds]
         assert [values(answer)["reason"] for answer in answers] == ["first frame", "", "time went back"]
-        assert change(Transition.TRANSITION_DEACTIVATE)
+        change(Transition.TRANSITION_DEACTIVATE, "inactive")
         peer.until(lambda: not camera.get_subscription_count(), "the end of the subscription")
-        assert change(Transition.TRANSITION_CLEANUP)
-        assert state() == "unconfigured"
-        assert change(Transition.TRANSITION_CONFIGURE)
-        assert change(Transition.TRANSITION_ACTIVATE)
+        change(Transition.TRANSITION_CLEANUP, "unconfigured")
+        change(Transition.TRANSITION_CONFIGURE, "inactive")
+        change(Transition.TRANSITION_ACTIVATE, "active")
         peer.until(lambda: camera.get_subscription_count() == 1, "the subscription after a second start")
         peer.knock(camera, image_at, infos, stamps=itertools.count(200 * SECOND, 1000))
         peer.destroy_publisher(camera)

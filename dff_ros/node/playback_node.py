@@ -26,7 +26,7 @@ JPEG_QUALITY = 90
 _CATCH_UP_SECONDS = 0.2
 """A player that is further behind than this carries on from where it is, rather than in a burst."""
 _MATCH_SECONDS = 2.0
-"""From finding a subscriber to the first image: it finds the publisher up to 1.7 s later (measured); till then best-effort images are lost."""
+"""From finding a subscriber to the first image: it finds the publisher up to 1.7 s later (measured); best-effort images get lost."""
 _END_SECONDS = 0.3
 """From the last image to the end: what lies in shared memory is read by then."""
 
