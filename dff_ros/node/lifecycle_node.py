@@ -49,6 +49,7 @@ class DeepFeatureFlowNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._camera: Camera | None = None
         self._counted = Counters()
+        self._input_level = OK
         self._entities: list[tuple[Any, Any]] = []
 
     def start(self) -> bool:
@@ -185,6 +186,9 @@ class DeepFeatureFlowNode(LifecycleNode):
         since, self._counted = now.since(self._counted), now
         source = camera.input
         heard = judge_input(statistics, since, why_silent=source.why_silent, mismatch=source.mismatch, enabled=camera.enabled)
+        if heard.level not in (OK, self._input_level):  # not everybody watches the diagnostics
+            self.get_logger().warning(heard.message)
+        self._input_level = heard.level
         facts = {"schedule": self._engine_settings.schedule}
         if self._model is not None:
             facts.update(model=self._model.card.name, device=str(self._model.device))

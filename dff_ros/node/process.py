@@ -110,7 +110,8 @@ def run_process(create: Callable[[], RunningNode], signals: StopSignals, args: S
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = create()
     except (ParameterException, RuntimeError, ValueError) as error:
-        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+        unknown = "unknown ROS arguments " if type(error).__name__ == "UnknownROSArgsError" else ""  # which only lists them
+        print(f"{Path(sys.argv[0]).name}: {unknown}{one_line(error)}", file=sys.stderr)
         return 0 if signals.stopped else 1
     started = node.start()
     if started:
