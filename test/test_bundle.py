@@ -77,6 +77,10 @@ def test_a_missing_bundle_names_the_places_that_were_looked_in(tmp_path: Path) -
     ("changes", "message"),
     [
         ({"palette": [[0, 0, 0]]}, "palette should have 11 colours, got 1"),
+        ({"palette": [[0, 0, 256]] * 11}, r"palette should hold colours of three numbers 0..255, got \(0, 0, 256\)"),
+        ({"palette": [[0, 0]] * 11}, "palette should hold colours of three numbers"),
+        ({"ignored_labels": [300]}, r"ignored_labels should be numbers 0..255, got \[300\]"),
+        ({"detection_classes": ["car", None, "car"]}, "detection_classes should be names, each once"),
         ({"input_pixels": "many"}, "input_pixels should be of type int, got 'many'"),
         ({"input_pixels": 3}, "input_pixels should lie in"),
         ({"surprise": 1}, "surprise"),
@@ -97,6 +101,25 @@ def test_an_unknown_network_is_refused_with_the_known_kinds(tiny_bundle: Path, t
     architecture["feature_network"] = {"kind": "vgg"}
     with pytest.raises(BundleError, match="feature_network kind should be one of resnet, compact, got 'vgg'"):
         load_bundle(str(edited(tiny_bundle, tmp_path, architecture=architecture)))
+
+
+@pytest.mark.parametrize(
+    ("part", "arguments"),
+    [
+        ("detection", {"pre_nms": 1.5}),
+        ("detection", {"proposals": "many"}),
+        ("feature_network", {"dilations": [0, 0]}),
+        ("feature_network", {"channels": -1}),
+    ],
+)
+def test_networks_that_cannot_be_built_or_run_are_refused_in_one_line(
+    tiny_bundle: Path, tmp_path: Path, part: str, arguments: dict[str, object]
+) -> None:
+    architecture = yaml.safe_load((tiny_bundle / "model.yaml").read_text())["architecture"]
+    architecture[part] |= arguments
+    with pytest.raises(BundleError, match=r"model\.yaml: ") as caught:
+        load_bundle(str(edited(tiny_bundle, tmp_path, architecture=architecture)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage", "other shapes"])

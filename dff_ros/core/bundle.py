@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,8 @@ from torch import nn
 from dff_ros.core.feature_network import CompactFeatureNetwork, ResNetFeatureNetwork
 from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
 from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.propagate import propagate
+from dff_ros.core.results import ImageGeometry
 from dff_ros.core.rfcn import RFCNHead
 from dff_ros.core.segmentation import SegmentationHead
 
@@ -29,6 +32,9 @@ CARD_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 FEATURE_NETWORKS = "dff_ros.feature_networks"
 """Entry-point group: a user's own per-frame network joins by ``name = module:factory``; the card's ``kind`` names it."""
+
+TRIAL_CELLS = 4
+"""Feature cells each way of the small frame that a bundle is tried on."""
 
 
 class BundleError(ValueError):
@@ -109,10 +115,21 @@ def _check(card: Card) -> None:
     for task, classes in (("segmentation", card.segmentation_classes), ("detection", card.detection_classes)):
         if (task in card.architecture) != bool(classes):
             raise ValueError(f"{task} should stand in the architecture and have classes, or neither")
+        if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+            raise ValueError(f"{task}_classes should be names, each once, got {list(classes)}")
     if card.segmentation_classes and len(card.palette) != len(card.segmentation_classes):
         raise ValueError(f"palette should have {len(card.segmentation_classes)} colours, got {len(card.palette)}")
+    for colour in card.palette:
+        if not (isinstance(colour, tuple) and len(colour) == 3 and all(map(_is_byte, colour))):
+            raise ValueError(f"palette should hold colours of three numbers 0..255, got {colour!r}")
+    if not all(map(_is_byte, card.ignored_labels)):
+        raise ValueError(f"ignored_labels should be numbers 0..255, got {list(card.ignored_labels)}")
     if not 1024 <= card.input_pixels <= 8_000_000:
         raise ValueError(f"input_pixels should lie in 1024..8000000, got {card.input_pixels}")
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= 255
 
 
 def _feature_network(kind: str) -> Callable[..., nn.Module]:
@@ -156,15 +173,27 @@ def load_bundle(name_or_path: str) -> tuple[Card, DeepFeatureFlow]:
     folder = find_bundle(name_or_path)
     card = read_card(folder)
     try:
-        model = build_model(card)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{folder / CARD_FILE}: {error}") from error
+        model = build_model(card).eval()
+        try_out(model)
+    except (TypeError, ValueError, RuntimeError, ImportError, AttributeError) as error:
+        raise BundleError(f"{folder / CARD_FILE}: {' '.join(str(error).split())[:300]}") from error
     try:
         weights = load_file(folder / WEIGHTS_FILE)
         model.load_state_dict({name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise BundleError(f"{folder / WEIGHTS_FILE}: {' '.join(str(error).split())[:300]}") from error
-    return card, model.eval()
+    return card, model
+
+
+@torch.inference_mode()
+def try_out(model: DeepFeatureFlow) -> None:
+    """Send one small frame through every part, because a card can describe networks that can be built and yet cannot run."""
+    side = TRIAL_CELLS * model.stride
+    image = torch.zeros(1, 3, side, side)
+    prepared = model.flow_network.prepare(image)
+    feature = propagate(model.feature_network(image), model.flow_network(prepared, prepared))
+    for head in map(model.head, model.tasks):
+        head.decode(head(feature), ImageGeometry(side, side, side, side, side, side))
 
 
 def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeatureFlow:
