@@ -135,7 +135,9 @@ def test_rows_become_boxes_and_frames_between_rows_are_empty(tmp_path: Path) -> 
     [
         (["0,1,2,3,4,5"], "frame,id,x,y,width,height", r"lacks the column left, top"),
         (["0,1,2,3,4,five"], "frame,id,left,top,width,height", r"line 2: could not convert string to float: 'five'"),
-        (["0,1,2,3,4"], "frame,id,left,top,width,height", r"line 2"),
+        (["0,1,2,3,4"], "frame,id,left,top,width,height", r"line 2: should hold 6 values"),
+        (["0,1,nan,3,4,5"], "frame,id,left,top,width,height", r"line 2: a box should be of finite numbers, got nan,3.0,4.0,5.0"),
+        (["0,1,2,3,4,inf"], "frame,id,left,top,width,height", r"line 2: a box should be of finite numbers"),
         (["0,1,2,3,0,5"], "frame,id,left,top,width,height", r"line 2: width and height should be positive, got 0.0 and 5.0"),
         ([], "frame,id,left,top,width,height", r"holds no boxes"),
     ],

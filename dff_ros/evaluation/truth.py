@@ -156,8 +156,12 @@ class BoxTable:
             try:
                 frame = int(row["frame"])
                 left, top, width, height = (float(row[name]) for name in ("left", "top", "width", "height"))
-            except (TypeError, ValueError) as error:
+            except TypeError as error:
+                raise TruthError(f"{path}, line {rows.line_num}: should hold {len(rows.fieldnames or ())} values") from error
+            except ValueError as error:
                 raise TruthError(f"{path}, line {rows.line_num}: {error}") from error
+            if not np.isfinite((left, top, width, height)).all():
+                raise TruthError(f"{path}, line {rows.line_num}: a box should be of finite numbers, got {left},{top},{width},{height}")
             if not (width > 0 and height > 0):
                 raise TruthError(f"{path}, line {rows.line_num}: width and height should be positive, got {width} and {height}")
             self._boxes.setdefault(frame, []).append((left, top, left + width, top + height))
