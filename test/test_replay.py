@@ -148,6 +148,19 @@ def test_a_fixed_interval_is_scored_by_age(tmp_path: Path, fitted_bundle: Path, 
     assert report["cost_ratio"] == pytest.approx(step["propagated"]["mean"] / step["key"]["mean"])
 
 
+@pytest.mark.parametrize(("params", "keys"), [(None, 1), ("precision: float32\n", 2)])
+def test_the_schedule_alone_decides_unless_the_nodes_parameters_are_given(
+    tmp_path: Path, tiny_bundle: Path, scene: Path, params: str | None, keys: int
+) -> None:
+    output = tmp_path / "o.json"
+    arguments = ["--frames", str(scene / "frames"), "--rate", "2", "--model", str(tiny_bundle), "--json", str(output)]
+    if params is not None:
+        (tmp_path / "params.yaml").write_text(params)
+        arguments += ["--params", str(tmp_path / "params.yaml")]
+    assert main([*arguments, "--schedule", "fixed:7"]) == 0
+    assert json.loads(output.read_text())["key_rate"] == keys / FRAMES  # the node renews keys older than two seconds
+
+
 def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "per-frame", "--baseline", *all_truth(scene))
     assert report["agreement"] == 1.0

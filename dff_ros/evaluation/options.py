@@ -63,7 +63,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine", "given here they win over --params")
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE]")
-    group.add_argument("--params", type=Path, metavar="FILE.yaml", help="the node's parameter file, or plain names and values")
+    params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
+    group.add_argument("--params", type=Path, metavar="FILE.yaml", help=params)
     group.add_argument("--without", type=parts, default=frozenset(), metavar="refine,scale", help="parts of the bundle to leave out")
     group.add_argument("--flow", metavar="NAME", help="flow network in place of the bundle's, for example dis")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
@@ -127,11 +128,15 @@ def _converted(kind: type[Any], text: str, expected: str) -> Any:
 
 
 def engine_settings(options: argparse.Namespace) -> EngineSettings:
-    """Defaults, then ``--params``, then the command line; raises ValueError in one line."""
-    settings = EngineSettings()
+    """Defaults, then ``--params``, then the command line; raises ValueError in one line.
+
+    ``--params`` replays what the node would do, its age limit included. Without it the schedule alone decides, so that
+    fixed:20 means every 20th frame at 7 Hz too.
+    """
+    settings = EngineSettings(max_key_age=0.0)
     if options.params is not None:
         try:
-            settings = settings.with_values(read_parameters(options.params))
+            settings = EngineSettings().with_values(read_parameters(options.params))
         except ValueError as error:
             raise ValueError(f"{options.params}: {error}") from error
     given = {name: getattr(options, name) for name in ("model", "schedule", "flow", "device")}
