@@ -208,7 +208,10 @@ def test_truth_of_other_frames_is_said_to_be_useless(
 ) -> None:
     report = replayed(tmp_path, tiny_bundle, scene, "--labels", str(scene / "labels"), "--range", "0:0")
     assert report["segmentation"]["miou"] is None
-    assert "no frame was scored with" in capsys.readouterr().err
+    assert "labels: no pixel of a frame is labelled there" in capsys.readouterr().err
+    report = replayed(tmp_path, tiny_bundle, scene, "--box-masks", f"{scene / 'labels'}:car")  # class ids, none of them 255
+    assert report["detection"]["map50"] is None
+    assert "labels: no object of a frame is in there" in capsys.readouterr().err
 
 
 def test_parts_that_a_bundle_lacks_may_be_left_out(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:

@@ -17,8 +17,8 @@ from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.options import engine_settings, parse_arguments
-from dff_ros.evaluation.report import build_report, summary, write_report
-from dff_ros.evaluation.run import Replay, Show, every_offset, lock_step
+from dff_ros.evaluation.report import Report, build_report, summary, write_report
+from dff_ros.evaluation.run import Show, every_offset, lock_step
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frames import Recording, StampedFrame, select
@@ -55,8 +55,8 @@ def replay(options: argparse.Namespace) -> None:
             result = lock_step(frames, model, settings, truth, baseline=options.baseline, show=show)
         else:
             result = every_offset(frames, model, settings, truth, interval=interval)
-    warn_unscored(result, options)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
+    warn_unscored(report, options)
     write_report(options.json, report)
     print(summary(report))
 
@@ -108,17 +108,17 @@ def ignore(item: StampedFrame, result: FrameResult) -> None:
     """Draw nothing."""
 
 
-def warn_unscored(result: Replay, options: argparse.Namespace) -> None:
-    """Say so where truth was given and none of it belonged to a frame: most likely a wrong folder or range."""
+def warn_unscored(report: Report, options: argparse.Namespace) -> None:
+    """Say so where truth was given and gave no score: most likely a wrong folder or range."""
     boxes = [path for path, _ in (*options.boxes, *options.box_masks)]
-    if options.labels is not None and not result.run.segmentation:
-        _warn_unscored(options.labels, "segmentation")
-    if boxes and not result.run.detection:
-        _warn_unscored(", ".join(map(str, boxes)), "detection")
+    if options.labels is not None and report["segmentation"]["miou"] is None:
+        _warn_unscored(options.labels, "no pixel of a frame is labelled there", "segmentation")
+    if boxes and report["detection"]["map50"] is None:
+        _warn_unscored(", ".join(map(str, boxes)), "no object of a frame is in there", "detection")
 
 
-def _warn_unscored(files: object, task: str) -> None:
-    print(f"dff_replay: no frame was scored with {files}: none is covered there, or {task} is off", file=sys.stderr)
+def _warn_unscored(files: object, reason: str, task: str) -> None:
+    print(f"dff_replay: nothing was scored with {files}: {reason}, or {task} is off", file=sys.stderr)
 
 
 def device_name(model: LoadedModel) -> str:
