@@ -165,3 +165,10 @@ def test_what_cannot_start_ends_with_one_clear_line(parameters: dict[str, object
     assert child.wait(PATIENCE) == 1
     assert len(child.lines) == 1, child.output
     assert complaint in child.output
+
+
+def test_an_activation_that_fails_says_why() -> None:
+    overrides = {"qos_overrides./image.subscription.reliability": "perhaps"}
+    child = ChildProcess("dff_node", parameters={**overrides, "report_cost": False})
+    assert child.wait(PATIENCE) == 1
+    assert "cannot activate: " in child.lines[-1] and "perhaps" in child.lines[-1], child.output

@@ -57,8 +57,9 @@ class Camera:
         self._stopping = False
         self.statistics = Statistics()
         self._pipeline = Pipeline(stream, counters=self.statistics.counters, report=self._log)
-        self._worker: Worker[Arrival] = Worker(self._work, name="dff_worker")
+        # May be refused, so it comes before the thread; no image arrives until the executor spins again.
         self.input = Input(node, settings.image_transport, self._receive)
+        self._worker: Worker[Arrival] = Worker(self._work, name="dff_worker")
 
     @property
     def enabled(self) -> bool:

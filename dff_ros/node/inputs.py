@@ -16,13 +16,16 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 TOPIC = "image"
-NEWEST_BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""Works with reliable and with best-effort cameras, and never queues."""
 
 LARGE_IMAGES = (
     "if its images are larger than the publisher's shared-memory segment (512 KiB unless configured) they are lost silently: "
     "start the camera driver with FASTRTPS_DEFAULT_PROFILES_FILE set to the package's config/fastdds_large_images.xml"
 )
+
+
+def newest_best_effort() -> QoSProfile:
+    """Works with reliable and with best-effort cameras, and never queues. A new one each time: rclpy writes ``qos_overrides`` into it."""
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Input:
@@ -41,7 +44,7 @@ class Input:
             kind,
             self.topic,
             callback,
-            NEWEST_BEST_EFFORT,
+            newest_best_effort(),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_mismatch),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )

@@ -79,7 +79,7 @@ class DeepFeatureFlowNode(LifecycleNode):
         try:
             self._model = load_model(self._engine_settings)
             self._report_model(self._model)
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001 - rclpy drops without a word whatever a transition raises
             self.get_logger().error(f"cannot configure: {one_line(error)}")
             self._model = None
             return FAILURE
@@ -94,7 +94,11 @@ class DeepFeatureFlowNode(LifecycleNode):
         assert self._outputs is not None, "activated before configured"
         stream = FeatureFlowStream(self._model, self._engine_settings)
         self._counted = Counters()
-        self._camera = Camera(self, stream, self._outputs, self._settings)
+        try:
+            self._camera = Camera(self, stream, self._outputs, self._settings)
+        except Exception as error:  # noqa: BLE001 - a qos_overrides that is none, for one; rclpy would drop it without a word
+            self.get_logger().error(f"cannot activate: {one_line(error)}")
+            return FAILURE
         self.get_logger().info(f"waiting for images on {self._camera.input.topic}")
         return SUCCESS
 
