@@ -31,7 +31,7 @@ def to_frame(height: int, width: int, encoding: str, is_bigendian: bool | int, s
     Raises EncodingError for unknown encodings, zero sizes, and sizes, steps and data that do not fit each other.
     """
     if encoding not in _LAYOUTS:
-        raise EncodingError(f"encoding should be one of {', '.join(_LAYOUTS)}, got '{encoding}'")
+        raise EncodingError(f"encoding should be one of {', '.join(_LAYOUTS)}, got {encoding!r}")
     layout = _LAYOUTS[encoding]
     layout.check_size(encoding, height, width)
     if step < layout.pixel_bytes * width:
@@ -50,7 +50,7 @@ def decode_compressed(data: Any, format: str) -> Frame:
     ("rgb8; jpeg compressed bgr8"). Raises EncodingError where there is no picture in it.
     """
     if "compressedDepth" in format:
-        raise EncodingError(f"compressed image should be a colour or grey picture, got format '{format}'")
+        raise EncodingError(f"compressed image should be a colour or grey picture, got format {format!r}")
     encoded = np.frombuffer(data, np.uint8) if len(data) else None
     # OpenCV answers garbage with None, or, depending on its version and the garbage, with an exception of its own.
     try:
@@ -58,7 +58,7 @@ def decode_compressed(data: Any, format: str) -> Frame:
     except cv2.error:
         decoded = None
     if decoded is None:
-        raise EncodingError(f"format '{format}' should hold a JPEG or PNG picture, got {len(data)} bytes of something else")
+        raise EncodingError(f"format {format!r} should hold a JPEG or PNG picture, got {len(data)} bytes of something else")
     # A publisher that handed RGB to an encoder that expects BGR says so, and OpenCV then gives back RGB.
     frame: Frame = decoded if "compressed rgb" in format else decoded[..., ::-1]
     return frame
