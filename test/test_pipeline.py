@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.memory import is_out_of_memory
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.image_encoding import EncodingError
 from dff_ros.node.counters import Counters, Statistics, percentiles
 from dff_ros.node.diagnostics import ERROR, OK, USE_SIM_TIME, WARN, engine_values, judge_engine, judge_input, resident_mib
 from dff_ros.node.mailbox import Mailbox, Worker
-from dff_ros.node.pipeline import Answer, Pipeline
+from dff_ros.node.pipeline import Answer, Pipeline, decode
 
 MINUTE = 60.0
 
@@ -105,6 +108,73 @@ def test_an_unreadable_image_leaves_the_key_frame(model: LoadedModel, settings: 
     assert bench.pipeline.process(message, tasks=ALL_TASKS, now_ns=0, max_age=0.0) is None
     assert "got 'holo9'" in bench.said[0][1]
     assert not result_of(bench.show(3)).is_key
+
+
+@pytest.fixture
+def bridge(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A cv_bridge that reads rgb16 as the real one does: all columns that a row holds, up to the width."""
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, message: Any, desired: str) -> np.ndarray:
+            if (message.encoding, desired) != ("rgb16", "rgb8"):
+                raise TypeError(f"[{message.encoding}] is not a color format. but [{desired}] is.\nThe conversion does not make sense")
+            rows = np.frombuffer(message.data, "<u2").reshape(message.height, message.step // 6, 3)
+            return (rows[:, : message.width] >> 8).astype(np.uint8)
+
+    module = types.ModuleType("cv_bridge")
+    module.__dict__["CvBridge"] = CvBridge
+    monkeypatch.setitem(sys.modules, "cv_bridge", module)
+    return module
+
+
+def image_16_bit(pixels: np.ndarray, encoding: str = "rgb16") -> Any:
+    message = image_message((pixels.astype("<u2") << 8).view(np.uint8).reshape(len(pixels), -1), encoding, 1)
+    message.width = pixels.shape[1]
+    return message
+
+
+def test_encodings_outside_the_table_are_read_by_cv_bridge(bridge: types.ModuleType) -> None:
+    np.testing.assert_array_equal(decode(image_16_bit(picture())), picture())
+
+
+def test_what_cv_bridge_cannot_read_is_refused_in_one_line(bridge: types.ModuleType) -> None:
+    with pytest.raises(EncodingError, match=r"encoding should be one of rgb8, .* got '32FC1' \(cv_bridge: .32FC1. is not a col") as caught:
+        decode(image_16_bit(picture(), "32FC1"))
+    assert "\n" not in str(caught.value)
+    narrow = image_16_bit(picture())
+    narrow.width += 10
+    with pytest.raises(EncodingError, match="120x170 with step 960 became"):
+        decode(narrow)
+
+
+def test_without_cv_bridge_the_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    with pytest.raises(EncodingError, match=r"got 'rgb16' \(cv_bridge: "):
+        decode(image_16_bit(picture()))
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "yuv422", "yuv422_yuy2"),
+        *("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"),
+    ],
+)
+def test_our_encodings_are_those_of_cv_bridge(encoding: str) -> None:
+    cv_bridge = pytest.importorskip("cv_bridge", reason="needs a ROS 2 installation with cv_bridge")
+    pixel = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}.get(encoding, 1 if encoding.startswith("bayer") else 2)
+    rows = np.random.default_rng(0).integers(0, 256, (48, 64 * pixel), np.uint8)
+    message = image_message(rows, encoding, 1)
+    message.width = 64
+    theirs = np.asarray(cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8"))
+    assert np.abs(decode(message).astype(int) - theirs).max() <= 1  # 16 bits are cut here and rounded there
+
+
+def test_an_encoding_cannot_break_the_log_line() -> None:
+    message = image_message(picture(), "rgb8\n\x1b[31m", 1)
+    with pytest.raises(EncodingError) as caught:
+        decode(message)
+    assert str(caught.value).isprintable()
 
 
 def test_any_error_is_reported_counted_and_the_next_frame_starts_over(model: LoadedModel, settings: EngineSettings) -> None:

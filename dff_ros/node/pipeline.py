@@ -5,6 +5,7 @@ Nothing here knows rclpy: messages are read by their fields.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,6 @@ from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.image_encoding import ENCODINGS, EncodingError, decode_compressed, to_frame
 from dff_ros.node.counters import Counters
 from dff_ros.node.messages import stamp_of
-
-try:
-    import cv_bridge  # of a ROS installation: for encodings outside our own table
-except (ImportError, AttributeError):  # none there, or one built for another numpy
-    cv_bridge = None
 
 SMALLEST_INPUT = 20_000
 """Pixels below which a smaller input is no remedy for a lack of memory; then the detection head goes."""
@@ -51,17 +47,16 @@ class Pipeline:
         self._source: tuple[str, str] | None = None
         self._last_stamp = 0
         self._warned_of_zero = False
-        self._reset_request: str | None = None
-        self._settings_request: EngineSettings | None = None
+        self._requests: deque[Callable[[], None]] = deque()
         self._reduction: dict[str, object] = {}
 
     def request_reset(self, reason: str) -> None:
         """Drop the key frame before the next frame."""
-        self._reset_request = reason
+        self._requests.append(lambda: self._stream.reset(reason))
 
     def request_settings(self, settings: EngineSettings) -> None:
         """Run with ``settings`` from the next frame on."""
-        self._settings_request = settings
+        self._requests.append(lambda: self._stream.apply(settings.with_values(self._reduction)))
 
     def process(self, message: Any, *, tasks: frozenset[Task], now_ns: int, max_age: float) -> Answer | None:
         """The answer for ``message``, None where it is skipped or cannot be answered; counted and reported either way.
@@ -100,12 +95,8 @@ class Pipeline:
         return False
 
     def _take_requests(self) -> None:
-        settings, self._settings_request = self._settings_request, None
-        if settings is not None:
-            self._stream.apply(settings.with_values(self._reduction))
-        reason, self._reset_request = self._reset_request, None
-        if reason is not None:
-            self._stream.reset(reason)
+        while self._requests:
+            self._requests.popleft()()
 
     def _drop_key_of_other_source(self, message: Any) -> None:
         source = (message.header.frame_id, getattr(message, "encoding", ""))
@@ -141,13 +132,20 @@ def decode(message: Any) -> NDArray[np.uint8]:
     """The pixels of an Image or a CompressedImage, (H, W, 3) RGB; raises EncodingError."""
     if hasattr(message, "format"):
         return decode_compressed(memoryview(message.data), message.format)
-    if message.encoding not in ENCODINGS and cv_bridge is not None:
-        return _decode_with_cv_bridge(message)
-    return to_frame(message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data)
+    if message.encoding in ENCODINGS:
+        return to_frame(message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data)
+    return _decode_with_cv_bridge(message)
 
 
 def _decode_with_cv_bridge(message: Any) -> NDArray[np.uint8]:
+    """Encodings outside our table (16-bit colour, for one), where a ROS installation has cv_bridge; imported when one comes."""
     try:
-        return np.asarray(cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
-    except (cv_bridge.CvBridgeError, RuntimeError, TypeError, ValueError) as error:
-        raise EncodingError(f"encoding should be one of {', '.join(ENCODINGS)} or known to cv_bridge, got '{message.encoding}'") from error
+        from cv_bridge import CvBridge
+
+        frame: NDArray[np.uint8] = np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
+        if frame.shape != (message.height, message.width, 3):  # rows shorter than the width pass through it
+            raise ValueError(f"{message.height}x{message.width} with step {message.step} became {frame.shape}")
+    except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as error:  # none, one for another numpy, or its refusal
+        expected = f"encoding should be one of {', '.join(ENCODINGS)}"
+        raise EncodingError(f"{expected}, got {message.encoding!r} (cv_bridge: {' '.join(str(error).split())})") from error
+    return frame
