@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_card
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from node_process import BEST_EFFORT, PATIENCE, RELIABLE, SECOND, Peer, header, image_message, peer, picture, running
@@ -80,12 +80,19 @@ def test_two_nodes_run_side_by_side_and_a_remap_moves_the_compressed_topic_too(p
 def check_mismatch(peer: Peer) -> None:
     """A best-effort camera cannot feed a node that was told to ask for reliable: the diagnostics say so."""
     diagnostics = peer.collect(DiagnosticArray, "/diagnostics")
-    peer.create_publisher(Image, "/cameras/right", BEST_EFFORT)
+    best_effort = peer.create_publisher(Image, "/cameras/right", BEST_EFFORT)
 
     def said() -> bool:
         return any("incompatible QoS, RELIABILITY" in status.message for message in diagnostics for status in message.status)
 
     peer.until(said, "a status about the mismatch")
+    peer.destroy_publisher(best_effort)
+
+    def withdrawn() -> bool:
+        levels = [status.level for message in diagnostics for status in message.status if status.name == "right/eye: input"]
+        return levels[-1] != DiagnosticStatus.ERROR
+
+    peer.until(withdrawn, "the status after that camera has left")
 
 
 def test_a_lifecycle_manager_can_drive_it_and_sim_time_and_bag_loops_work(peer: Peer, tiny_bundle: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible, qos_policy_name_from_kind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -34,17 +34,17 @@ class Input:
     def __init__(self, node: Node, transport: str, callback: Callable[[Any], None]) -> None:
         self._node = node
         self._transport = transport
-        self.mismatch = ""
-        """What a publisher offers that this subscription cannot take; empty while there is none."""
+        self._mismatch = ""
         kind = CompressedImage if transport == "compressed" else Image
         # Resolved first, so that ``image:=X`` moves X/compressed too; and rclpy names qos_overrides by the resolved topic.
         base = node.resolve_topic_name(TOPIC)
         self.topic = node.resolve_topic_name(f"{base}/compressed") if transport == "compressed" else base
+        self._qos = newest_best_effort()
         self._subscription = node.create_subscription(
             kind,
             self.topic,
             callback,
-            newest_best_effort(),
+            self._qos,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_mismatch),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
@@ -53,16 +53,28 @@ class Input:
         """End the subscription."""
         self._node.destroy_subscription(self._subscription)
 
+    @property
+    def mismatch(self) -> str:
+        """What a publisher offers that this subscription cannot take; empty while there is none."""
+        still_there = self._mismatch and any(self._is_refused(info.qos_profile) for info in self._publishers())
+        return self._mismatch if still_there else ""
+
+    def _is_refused(self, offered: QoSProfile) -> bool:
+        return bool(qos_check_compatible(offered, self._qos)[0] == QoSCompatibility.ERROR)
+
+    def _publishers(self) -> list[Any]:
+        return list(self._node.get_publishers_info_by_topic(self.topic))
+
     def _on_mismatch(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self.mismatch = f"a publisher on {self.topic} has an incompatible QoS, {policy}: its images cannot be received"
-        self._node.get_logger().error(self.mismatch)
+        self._mismatch = f"a publisher on {self.topic} has an incompatible QoS, {policy}: its images cannot be received"
+        self._node.get_logger().error(self._mismatch)
 
     def why_silent(self) -> str:
         """The likeliest reason why no image comes."""
         if self.mismatch:
             return self.mismatch
-        kinds = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
+        kinds = {info.topic_type for info in self._publishers()}
         expected = "sensor_msgs/msg/CompressedImage" if self._transport == "compressed" else "sensor_msgs/msg/Image"
         if expected in kinds:
             return f"a publisher is on {self.topic}; {LARGE_IMAGES}"
