@@ -256,6 +256,8 @@ def test_the_input_is_judged_by_the_worst_that_is_known() -> None:
     assert judge(statistics, Counters(received=2, bad=2)) == (WARN, "2 unreadable images in the last second")
     assert judge(statistics, Counters(), mismatch="reliable asked for") == (ERROR, "reliable asked for")
     assert judge_engine(Counters(failed=1)).level == ERROR
+    assert judge_engine(Counters(received=30, dropped=29)).level == WARN
+    assert judge_engine(Counters(received=30, dropped=29, processed=1)).level == OK
 
 
 def test_rates_and_percentiles_are_of_the_last_seconds() -> None:

@@ -65,6 +65,8 @@ def judge_engine(since: Counters) -> Verdict:
     """Whether frames get answered."""
     if since.failed:
         return Verdict(ERROR, f"{since.failed} frames failed in the last second: see the log")
+    if since.dropped and not since.processed:
+        return Verdict(WARN, f"no frame answered in the last second, {since.dropped} images dropped: one takes longer than that")
     return Verdict(OK, f"{since.processed} frames in the last second")
 
 
