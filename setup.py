@@ -65,7 +65,7 @@ setup(
             "dff_node = dff_ros.node.dff_node:main",
             "dff_source = dff_ros.node.source_node:main",
             "dff_demo = dff_ros.node.demo:main",
-            "dff_replay = dff_ros.evaluation.replay:main",
+            "dff_replay = dff_ros.evaluation.dff_replay:main",
             "dff_train = dff_train.cli:main",
         ],
     },

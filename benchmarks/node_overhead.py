@@ -27,10 +27,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
+from dff_ros.engine.host import keep_freed_memory
 from dff_ros.node.child_process import ChildProcess
 from dff_ros.node.listen import spin_until
 from dff_ros.node.messages import ImageMessage
-from dff_ros.node.process import keep_freed_memory, use_large_image_profile
+from dff_ros.node.process import use_large_image_profile
 
 SIZES = ((640, 480), (1280, 720), (1920, 1080))
 IMAGES = 90

@@ -1,9 +1,9 @@
 """How many frames a second the engine answers, and how many it drops, beside per-frame in the same run.
 
-    python benchmarks/throughput.py [--model street] [--video FILE | --frames DIR] [--rates 15,30]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/throughput.py [--model street] [--video FILE | --frames DIR] [--rates 15,30]
 
 Frames arrive by the clock at each rate; like the node, the engine takes the newest and what it had no time for is dropped.
-The last row of each schedule has no clock: frames as fast as they are answered.
+The last row of each schedule has no clock: frames as fast as they are answered. Threads wait as the node's do (OMP_WAIT_POLICY).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dff_ros.engine.host import keep_freed_memory
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
@@ -74,6 +75,7 @@ def main() -> None:
     drive = 0 if options.video or options.frames else options.count
     recording = open_recording(video=options.video, frames=options.frames, drive=drive)
     frames = [np.ascontiguousarray(item.frame) for item in itertools.islice(recording, options.count)]
+    keep_freed_memory()  # as the node does
     settings = EngineSettings(model=options.model, max_key_age=0.0)
     model = load_model(settings)
     height, width = frames[0].shape[:2]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dff_ros.engine.host import keep_freed_memory
 from dff_ros.node.child_process import ros_arguments
-from dff_ros.node.process import LARGE_IMAGE_PROFILE, PROFILE_VARIABLES, find_config, keep_freed_memory, one_line, use_large_image_profile
+from dff_ros.node.process import LARGE_IMAGE_PROFILE, PROFILE_VARIABLES, find_config, one_line, use_large_image_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,7 +53,7 @@ def test_the_profile_has_a_segment_for_a_full_hd_image() -> None:
 
 
 def test_the_allocator_takes_the_settings() -> None:
-    code = "from dff_ros.node.process import keep_freed_memory; raise SystemExit(not keep_freed_memory())"
+    code = "from dff_ros.engine.host import keep_freed_memory; raise SystemExit(not keep_freed_memory())"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     assert callable(keep_freed_memory)
 

@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import Card, find_bundle, read_card
 from dff_ros.core.results import Task
+from dff_ros.engine.host import keep_freed_memory
 from dff_ros.node.child_process import ChildProcess
 from dff_ros.node.demo_report import answered_share, draw, mean_iou_against_drive, summarise
 from dff_ros.node.listen import Heard, Listener, spin_until
 from dff_ros.node.playback_node import SourceSettings, open_source
-from dff_ros.node.process import keep_freed_memory, one_line, use_large_image_profile
+from dff_ros.node.process import one_line, use_large_image_profile
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import Recording
 

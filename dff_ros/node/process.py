@@ -5,7 +5,6 @@ Ctrl-C and SIGTERM end a process in under two seconds with exit code 0, once or 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from dff_ros.engine.host import keep_freed_memory
 from dff_ros.node.signals import StopSignals
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -24,7 +24,6 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 LARGE_IMAGE_PROFILE = "fastdds_large_images.xml"
 
 _JOIN_SECONDS = 0.8
-_MEBIBYTE = 1 << 20
 
 
 class RunningNode(Protocol):
@@ -66,30 +65,6 @@ def use_large_image_profile() -> Path | None:
     if profile is not None:
         os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(profile)))
     return profile
-
-
-def keep_freed_memory() -> bool:
-    """Have glibc keep freed image buffers instead of returning each to the kernel (2 to 7 times faster images).
-
-    False where the C library has no ``mallopt`` or refuses.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h; 32 MiB is the largest mmap threshold it accepts
-    settings = ((mmap_threshold, 32), (trim_threshold, 256), (top_pad, 16))
-    accepted = [mallopt(key, mebibytes * _MEBIBYTE) == 1 for key, mebibytes in settings]  # each one, also after a refusal
-    return all(accepted)
-
-
-def wait_passively() -> None:
-    """Have torch's threads sleep while they wait for each other; before torch is imported, and unless the user chose otherwise.
-
-    By default they spin, which costs nothing on an idle machine and nearly everything on a busy one: with the cores of a two-core machine
-    shared with another program a propagated frame took 370 ms instead of 4 to 20.
-    """
-    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def one_line(error: BaseException) -> str:
