@@ -1,9 +1,9 @@
 """How many frames a second the engine answers, and how many it drops, beside per-frame in the same run.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/throughput.py [--model street] [--video FILE | --frames DIR] [--rates 15,30]
+    GOMP_SPINCOUNT=1000 python benchmarks/throughput.py [--model street] [--video FILE | --frames DIR] [--rates 15,30]
 
 Frames arrive by the clock at each rate; like the node, the engine takes the newest and what it had no time for is dropped.
-The last row of each schedule has no clock: frames as fast as they are answered. Threads wait as the node's do (OMP_WAIT_POLICY).
+The last row of each schedule has no clock: frames as fast as they are answered. Threads wait as the node's do (GOMP_SPINCOUNT).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dff_ros.engine.host import keep_freed_memory
+from dff_ros.engine.host import keep_freed_memory, spin_briefly
 from dff_ros.node.child_process import ros_arguments
 from dff_ros.node.process import LARGE_IMAGE_PROFILE, PROFILE_VARIABLES, find_config, one_line, use_large_image_profile
 
@@ -66,3 +66,21 @@ def test_an_error_is_told_on_one_line() -> None:
 def test_values_that_look_like_something_else_stay_strings_on_the_command_line() -> None:
     arguments = ros_arguments({"video": "007", "loop": True, "rate": 5.0}, {"image": "/camera"})
     assert arguments == ["--ros-args", "-p", 'video:="007"', "-p", "loop:=true", "-p", "rate:=5.0", "-r", "image:=/camera"]
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [({}, "1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_spin_briefly_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], expected: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    spin_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+
+def test_preparing_the_host_imports_no_torch() -> None:
+    code = "import sys, dff_ros.engine.host; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,10 +16,10 @@ from dff_ros.node.signals import StopSignals
 def main(args: Sequence[str] | None = None) -> int:
     """Run until Ctrl-C; returns the exit code: 0, or 1 with one line on stderr where the node cannot start."""
     signals = StopSignals()
-    from dff_ros.engine.host import wait_passively
+    from dff_ros.engine.host import spin_briefly
     from dff_ros.node.process import run_process
 
-    wait_passively()
+    spin_briefly()
     from dff_ros.node.lifecycle_node import DeepFeatureFlowNode  # after all that: it imports torch, which takes seconds
 
     return run_process(DeepFeatureFlowNode, signals, args)
