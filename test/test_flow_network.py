@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -39,6 +41,19 @@ def test_dis_flow_has_scale_one_and_no_parameters() -> None:
     prepared = network.prepare(torch.rand(2, 3, 64, 64))
     fields = network(prepared, prepared)
     assert fields.scale is None and fields.flow.shape == (2, 2, 4, 4) and not list(network.parameters())
+
+
+def test_dis_flow_does_not_depend_on_the_size_seen_before() -> None:
+    network = DISFlow(stride=8)
+    image = textured_image(360, 480)
+    large, small = ([network.prepare(to_tensor(np.roll(image[:side, :side], shift, axis=1))) for shift in (0, 7)] for side in (360, 64))
+
+    def last_of(*pairs: list[torch.Tensor]) -> torch.Tensor:
+        """The flow of the last pair, in a thread of its own, which has seen nothing before."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: [network(*pair).flow for pair in pairs][-1]).result()
+
+    torch.testing.assert_close(last_of(small, large), last_of(large))
 
 
 def test_dis_flow_of_an_image_too_small_to_measure_is_zero() -> None:

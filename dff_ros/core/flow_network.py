@@ -68,12 +68,18 @@ class DISFlow(nn.Module):
         return FlowFields(F.avg_pool2d(pixels, cell) / cell)
 
     def _flow(self, current: np.ndarray, key: np.ndarray) -> np.ndarray:
-        if not hasattr(_per_thread, "dis"):
-            _per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # type: ignore[attr-defined]
         if min(current.shape) < 16:  # DIS needs a patch and a pyramid; what is smaller than that cannot have moved measurably
             return np.zeros((*current.shape, 2), np.float32)
-        flow: np.ndarray = _per_thread.dis.calc(current, key, None)
+        flow: np.ndarray = _dis_for(current.shape).calc(current, key, None)
         return flow
+
+
+def _dis_for(shape: tuple[int, ...]) -> Any:
+    """This thread's DIS object. One for each image size: on a small first image it changes its own scales and stride for good."""
+    if getattr(_per_thread, "shape", None) != shape:
+        _per_thread.shape = shape
+        _per_thread.dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # type: ignore[attr-defined]
+    return _per_thread.dis
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
