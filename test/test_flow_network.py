@@ -33,7 +33,7 @@ def test_dis_flow_points_from_the_current_frame_to_the_key_in_feature_cells(dx: 
     flow = network(network.prepare(to_tensor(image)), network.prepare(to_tensor(key))).flow
     assert flow.shape == (1, 2, 16, 20)
     inner = flow[0, :, 4:-4, 4:-4].flatten(1).median(dim=1).values
-    torch.testing.assert_close(inner, torch.tensor([dx / 8, dy / 8]), atol=0.1, rtol=0)
+    torch.testing.assert_close(inner, torch.tensor([dx / 8, dy / 8]), atol=0.2, rtol=0)  # a fifth of a cell is 1.6 px
 
 
 def test_dis_flow_has_scale_one_and_no_parameters() -> None:
