@@ -12,7 +12,7 @@ from dff_ros.engine.memory import gpu_memory_mib
 from dff_ros.node.counters import Counters, Statistics, percentiles
 from dff_ros.node.messages import key_values
 
-SILENT_AFTER = 2.0
+SILENT_AFTER = 5.0
 """Seconds without an image after which the input is said to be silent."""
 
 USE_SIM_TIME = "every image is dropped as too old (max_image_age): does use_sim_time match the images' clock?"
