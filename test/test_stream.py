@@ -11,7 +11,7 @@ import torch
 from dff_ros.core.propagate import warp
 from dff_ros.core.results import Task
 from dff_ros.engine.cost import Cost, measure_cost
-from dff_ros.engine.loading import LoadedModel, load_model
+from dff_ros.engine.loading import LoadedModel, choose_precision, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 
@@ -190,6 +190,19 @@ def test_half_precision_agrees_with_float32(tiny_bundle: Path, model: LoadedMode
     for ours, exact in pairs:
         assert ours.label_map is not None and exact.label_map is not None
         assert (ours.label_map.labels == exact.label_map.labels).mean() > 0.9
+
+
+def test_half_precision_is_chosen_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+        assert choose_precision("auto", cpu) == expected
+        assert choose_precision("float16", cpu) == torch.float16
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert choose_precision("auto", cpu) == torch.float32
+    assert choose_precision("auto", torch.device("cuda")) == torch.float16
 
 
 def test_a_missing_gpu_is_said(tiny_bundle: Path) -> None:

@@ -80,5 +80,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return precision
     if device.type == "cuda":
         return torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+    # Private names, which other versions of torch may lack: there float32 is the safe choice.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return torch.bfloat16 if any(check() for check in checks if check is not None) else torch.float32
