@@ -68,6 +68,17 @@ def test_flow_is_computed_once_a_propagated_frame_and_for_a_key_only_when_the_sc
     assert len(calls) == 10 and all(r.motion_px is not None for r in results[1:])
 
 
+@pytest.mark.parametrize(("schedule", "prepared"), [("per-frame", 0), ("fixed:5", 10), ("adaptive", 11)])
+def test_only_images_that_the_flow_reads_are_prepared_for_it_and_each_once(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, schedule: str, prepared: int
+) -> None:
+    calls = []
+    original = model.networks.flow_network.prepare
+    monkeypatch.setattr(model.networks.flow_network, "prepare", lambda image: calls.append(1) or original(image))
+    play(stream(model, schedule=schedule), 11)  # fixed:5 has keys at 0, 5 and 10, the last of which nothing is propagated from
+    assert len(calls) == prepared
+
+
 def test_a_still_scene_answers_the_same_from_a_propagated_feature(model: LoadedModel) -> None:
     video = stream(model)
     key, propagated = (video.step(frame(), (1000 + i * 33) * MS) for i in range(2))

@@ -5,8 +5,9 @@ The weights (``LoadedModel``) serve any number of videos; what is remembered of 
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,8 @@ class KeyFrame:
     """What is kept of a key frame: its feature and what the flow network reads of its image."""
 
     feature: Tensor
-    prepared: Tensor
+    prepared: Callable[[], Tensor]
+    """What the flow network reads of the image, computed when first asked for: per-frame never asks."""
     geometry: ImageGeometry
     stamp: int
 
@@ -132,7 +134,7 @@ class FeatureFlowStream:
         times = StepTimes()
         self._drop_unfitting_key(frame, stamp)
         image, geometry = self._preprocess(frame)
-        prepared = self._prepare(image, times)
+        prepared = self._prepared(image)
         pair = self._pair(prepared, stamp, times)
         reason = self._key_reason(pair)
         if reason or self._key is None or pair is None:
@@ -152,7 +154,7 @@ class FeatureFlowStream:
         check_frame(frame)
         times = StepTimes()
         image, geometry = self._preprocess(frame)
-        return KeyFrame(self._extract(image, times), self._prepare(image, times), geometry, stamp)
+        return KeyFrame(self._extract(image, times), self._prepared(image), geometry, stamp)
 
     @torch.inference_mode()
     def propagate_from(
@@ -164,7 +166,7 @@ class FeatureFlowStream:
         if age == 0:
             return self._answer(key.feature, key, None, age=0, stamp=stamp, reason="chosen", tasks=tasks, times=times)
         image, _ = self._preprocess(frame)
-        pair = self._pair_with(key, self._prepare(image, times), age, stamp, times)
+        pair = self._pair_with(key, self._prepared(image), age, stamp, times)
         feature = self._propagate(key, pair, times)
         return self._answer(feature, key, pair, age=age, stamp=stamp, reason="", tasks=tasks, times=times)
 
@@ -185,24 +187,22 @@ class FeatureFlowStream:
         geometry = fit(frame.shape[0], frame.shape[1], input_pixels=pixels, stride=self._model.input_multiple)
         return to_image(frame, geometry, self._model.device), geometry
 
-    def _prepare(self, image: Tensor, times: StepTimes) -> Tensor:
-        with times.measure("flow", self._model.device):
-            prepared: Tensor = self._model.networks.flow_network.prepare(image)
-        return prepared
+    def _prepared(self, image: Tensor) -> Callable[[], Tensor]:
+        return functools.cache(lambda: self._model.networks.flow_network.prepare(image))
 
     def _extract(self, image: Tensor, times: StepTimes) -> Tensor:
         with times.measure("feature", self._model.device):
             return self._model.extract(image)
 
-    def _pair(self, prepared: Tensor, stamp: int, times: StepTimes) -> FramePair | None:
+    def _pair(self, prepared: Callable[[], Tensor], stamp: int, times: StepTimes) -> FramePair | None:
         return None if self._key is None else self._pair_with(self._key, prepared, self._age + 1, stamp, times)
 
-    def _pair_with(self, key: KeyFrame, prepared: Tensor, age: int, stamp: int, times: StepTimes) -> FramePair:
+    def _pair_with(self, key: KeyFrame, prepared: Callable[[], Tensor], age: int, stamp: int, times: StepTimes) -> FramePair:
         geometry, stride = key.geometry, self._model.networks.stride
 
         def compute_fields() -> FlowFields:
             with times.measure("flow", self._model.device):
-                return self._model.flow(prepared, key.prepared)
+                return self._model.flow(prepared(), key.prepared())
 
         age_ns = stamp - key.stamp if stamp and key.stamp else None
         return FramePair(age=age, age_ns=age_ns, pixels_per_cell=stride / geometry.scale_x, compute_fields=compute_fields)
