@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,6 +19,46 @@ MASK_OPACITY = 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK: Colour = (16, 16, 16)
 _WHITE: Colour = (255, 255, 255)
+
+
+class Boxes(Protocol):
+    """What is drawn of detections; the engine's own have these fields."""
+
+    @property
+    def boxes(self) -> NDArray[np.float32]: ...
+    @property
+    def scores(self) -> NDArray[np.float32]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+
+class Mask(Protocol):
+    """What is drawn of a class map."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]: ...
+
+
+def draw_results(
+    frame: Frame,
+    detections: Boxes | None,
+    label_map: Mask | None,
+    *,
+    class_names: Sequence[str],
+    palette: Sequence[Colour],
+    caption: str,
+) -> Frame:
+    """``draw_overlay`` with what the heads returned, either of which may not have run."""
+    return draw_overlay(
+        frame,
+        boxes=None if detections is None else detections.boxes,
+        scores=None if detections is None else detections.scores,
+        labels=None if detections is None else detections.labels,
+        class_names=class_names,
+        label_map=None if label_map is None else label_map.labels,
+        palette=palette,
+        caption=caption,
+    )
 
 
 def colour_map(labels: NDArray[np.uint8], palette: Sequence[Colour]) -> NDArray[np.uint8]:

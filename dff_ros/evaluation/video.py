@@ -7,7 +7,7 @@ from types import TracebackType
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.stream import FrameResult
-from dff_ros.overlay import draw_overlay
+from dff_ros.overlay import draw_results
 from dff_ros.recording.frames import DEFAULT_RATE, Frame, StampedFrame
 from dff_ros.recording.pictures import VideoFile
 
@@ -55,13 +55,11 @@ class OverlayVideo:
 
     def _draw(self, frame: Frame, result: FrameResult) -> Frame:
         shown = None if result.detections is None else result.detections.above(self._threshold)
-        return draw_overlay(
+        return draw_results(
             frame,
-            boxes=None if shown is None else shown.boxes,
-            scores=None if shown is None else shown.scores,
-            labels=None if shown is None else shown.labels,
+            shown,
+            result.label_map,
             class_names=self._card.detection_classes,
-            label_map=None if result.label_map is None else result.label_map.labels,
             palette=self._card.palette,
             caption="key" if result.is_key else f"propagated, age {result.key_age_frames}",
         )

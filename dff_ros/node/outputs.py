@@ -26,7 +26,7 @@ from dff_ros.node.messages import (
     number_message,
 )
 from dff_ros.node.pipeline import Answer
-from dff_ros.overlay import colour_map, draw_overlay
+from dff_ros.overlay import colour_map, draw_results
 
 RELIABLE = QoSProfile(depth=5)
 NEWEST_IMAGE = QoSProfile(depth=1)
@@ -127,13 +127,11 @@ def overlay_picture(answer: Answer, card: Card, threshold: float) -> Any:
     """The frame with its boxes, mask and the age of its key frame, (H, W, 3) uint8."""
     result = answer.result
     detections = None if result.detections is None else result.detections.above(threshold)
-    return draw_overlay(
+    return draw_results(
         answer.frame,
-        boxes=None if detections is None else detections.boxes,
-        scores=None if detections is None else detections.scores,
-        labels=None if detections is None else detections.labels,
+        detections,
+        result.label_map,
         class_names=card.detection_classes,
-        label_map=None if result.label_map is None else result.label_map.labels,
         palette=card.palette,
         caption=caption(result.kind, result.key_age_frames, result.key_age_ms),
     )
