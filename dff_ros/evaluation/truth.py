@@ -222,11 +222,6 @@ class Truth:
                 raise TruthError(f"boxes of {source.class_name!r} are given twice")
             self._boxes[index] = source
 
-    @property
-    def has_boxes(self) -> bool:
-        """Whether any detection class has truth."""
-        return bool(self._boxes)
-
     def of(self, frame: StampedFrame) -> FrameTruth:
         """The frame's truth; classes that do not cover the frame are absent."""
         found = {index: source.boxes_of(frame) for index, source in self._boxes.items()}
