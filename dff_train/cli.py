@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from dff_train.anchors import cluster_anchors, nominal_boxes
+from dff_train.datasets import open_sources
 from dff_train.recipe import read_recipe
 from dff_train.train import Training, train
 
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dff_train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"dff_train: interrupted; the same command goes on from the last checkpoint in {options.run}", file=sys.stderr)
+        print("dff_train: interrupted; the same command takes a run up again at its last checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -32,15 +34,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dff_train", description="Train Deep Feature Flow bundles.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train a recipe; the same command goes on where it was interrupted")
-    run.add_argument("--data", type=Path, required=True, help="folder of the data sets (see docs/data.md)")
     run.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; the checkpoint stays")
     run.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     run.set_defaults(run_command=_run)
     export = commands.add_parser("export", help="write a run's weights as a bundle")
     export.add_argument("--to", type=Path, required=True, help="folder of the bundle, for example models/street")
     export.set_defaults(run_command=_export)
-    for command in (run, export):
+    anchors = commands.add_parser("anchors", help="cluster the boxes of a recipe's sources into anchor shapes for its card")
+    anchors.add_argument("--count", type=int, default=9, help="number of shapes")
+    anchors.set_defaults(run_command=_anchors)
+    for command in (run, anchors):
+        command.add_argument("--data", type=Path, required=True, help="folder of the data sets (see docs/data.md)")
+    for command in (run, export, anchors):
         command.add_argument("--recipe", type=Path, required=True, help="YAML file, for example dff_train/recipes/street.yaml")
+    for command in (run, export):
         command.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log")
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     return parser
@@ -64,6 +71,13 @@ def _export(options: argparse.Namespace) -> None:
         raise ValueError(f"no checkpoint in {options.run}: expected one written by dff_train run")
     training.export(options.to)
     print(f"dff_train: wrote {options.to}")
+
+
+def _anchors(options: argparse.Namespace) -> None:
+    recipe = read_recipe(options.recipe)
+    boxes = nominal_boxes(open_sources(options.data, list(recipe.sources)), recipe.card.input_pixels)
+    for width, height in cluster_anchors(boxes, options.count):
+        print(f"- [{width:.0f}, {height:.0f}]")
 
 
 if __name__ == "__main__":

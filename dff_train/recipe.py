@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from dff_ros.core.bundle import Card, parse_card
+from dff_train.samples import DETECTION_CLASSES, SEGMENTATION_CLASSES
 
 Part = TypeVar("Part")
 
@@ -55,10 +56,18 @@ def read_recipe(path: Path) -> Recipe:
         content["card"] = parse_card(content["card"])
         content["stages"] = tuple(_part(Stage, stage) for stage in content["stages"])
         content["crop"] = tuple(content.get("crop", Recipe.crop))
+        _check_classes(content["card"])
         recipe = _part(Recipe, content)
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
     return recipe
+
+
+def _check_classes(card: Card) -> None:
+    """The labels of the sources are indices: a card that names other classes, or in another order, would be trained wrongly."""
+    for classes, known in ((card.segmentation_classes, SEGMENTATION_CLASSES), (card.detection_classes, DETECTION_CLASSES)):
+        if classes and classes != known:
+            raise ValueError(f"classes should be those of the sources, {', '.join(known)}, got {', '.join(classes)}")
 
 
 def _part(kind: type[Part], content: Mapping[str, Any]) -> Part:

@@ -75,6 +75,10 @@ def test_the_shipped_recipes_are_readable_and_build_their_networks() -> None:
         (lambda content: content.pop("stages"), "stages"),
         (lambda content: content["stages"][0].update(epochs=3), "stage knows .*, got epochs"),
         (lambda content: content.update(colour="red"), "recipe knows .*, got colour"),
+        (
+            lambda content: content["card"]["detection_classes"].reverse(),
+            "those of the sources, person, car, bicyclist, got bicyclist, car, person",
+        ),
         (lambda content: content["card"].update(palette=[]), "palette should have 11 colours, got 0"),
     ],
 )
@@ -178,6 +182,14 @@ def test_the_command_trains_logs_and_exports_a_bundle_that_loads(tmp_path: Path,
     assert main(["export", *common, "--to", str(tmp_path / "bundle")]) == 0
     card, _ = load_bundle(str(tmp_path / "bundle"))
     assert card.name == "street"
+
+
+def test_anchors_are_clustered_from_the_sources_of_a_recipe(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load((REPOSITORY / "dff_train/recipes/street.yaml").read_text())
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**content, "sources": {"camvid": 1.0}}))
+    assert main(["anchors", "--recipe", str(tmp_path / "recipe.yaml"), "--data", str(data), "--count", "2"]) == 0
+    # The pedestrian and the car of each still, 12x36 and 40x25 in pictures of 120x90, which the network sees four times as large.
+    assert yaml.safe_load(capsys.readouterr().out) == [[48, 144], [160, 100]]
 
 
 def test_what_cannot_be_trained_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
