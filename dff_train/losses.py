@@ -37,6 +37,34 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, ignore: int = UNLABELLE
     return total / count if len(labelled) else total
 
 
+def lovasz_loss(scores: Tensor, labels: Tensor, *, ignore: int = UNLABELLED) -> Tensor:
+    """Lovasz-softmax (Berman et al. 2018), the convex stand-in for 1 - mIoU, over the classes in the batch's truth.
+
+    ``scores`` is (N, C, h, w), ``labels`` (N, H, W) with H and W the same multiple of h and w; it is taken at the
+    resolution of the scores, from the label in the middle of each cell. 0 where every pixel is ``ignore``.
+    """
+    step = labels.shape[1] // scores.shape[2]
+    middle = labels[:, step // 2 :: step, step // 2 :: step].long()
+    known = middle != ignore
+    truth = middle[known]
+    shares = scores.float().softmax(dim=1).permute(0, 2, 3, 1)[known]
+    losses = []
+    for index in torch.unique(truth):
+        foreground = (truth == index).float()
+        errors, order = (foreground - shares[:, index]).abs().sort(descending=True)
+        losses.append(errors @ _jaccard_steps(foreground[order]))
+    return torch.stack(losses).mean() if losses else scores.float().sum() * 0.0
+
+
+def _jaccard_steps(foreground: Tensor) -> Tensor:
+    """How much the Jaccard loss grows with each further error, of pixels (P,) sorted by falling error."""
+    count = foreground.sum()
+    intersection = count - foreground.cumsum(0)
+    union = count + (1.0 - foreground).cumsum(0)
+    jaccard = 1.0 - intersection / union
+    return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+
+
 def detection_loss(
     head: RFCNHead, maps: RFCNMaps, targets: Sequence[DetectionTargets], image_height: int, image_width: int
 ) -> dict[str, Tensor]:

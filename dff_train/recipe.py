@@ -47,6 +47,8 @@ class Recipe:
     """The bundle holds an exponential moving average of the weights: on little data it is the better network."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     """Name of a loss -> its weight; 1 where not given."""
+    class_weights: tuple[float, ...] = ()
+    """Weight of each segmentation class in the cross entropy; empty: all alike. Rare classes vanish without it."""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -56,7 +58,9 @@ def read_recipe(path: Path) -> Recipe:
         content["card"] = parse_card(content["card"])
         content["stages"] = tuple(_part(Stage, stage) for stage in content["stages"])
         content["crop"] = tuple(content.get("crop", Recipe.crop))
+        content["class_weights"] = tuple(map(float, content.get("class_weights", ())))
         _check_classes(content["card"])
+        _check_weights(content["card"], content["class_weights"])
         recipe = _part(Recipe, content)
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
@@ -68,6 +72,11 @@ def _check_classes(card: Card) -> None:
     for classes, known in ((card.segmentation_classes, SEGMENTATION_CLASSES), (card.detection_classes, DETECTION_CLASSES)):
         if classes and classes != known:
             raise ValueError(f"classes should be those of the sources, {', '.join(known)}, got {', '.join(classes)}")
+
+
+def _check_weights(card: Card, weights: tuple[float, ...]) -> None:
+    if weights and (len(weights) != len(card.segmentation_classes) or min(weights) <= 0):
+        raise ValueError(f"class_weights should be {len(card.segmentation_classes)} numbers above 0, got {list(weights)}")
 
 
 def _part(kind: type[Part], content: Mapping[str, Any]) -> Part:

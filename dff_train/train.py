@@ -15,12 +15,12 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dff_ros.core.bundle import build_model, save_bundle
+from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import Task
 from dff_train.datasets import mixed_dataset
-from dff_train.losses import detection_loss, segmentation_loss
+from dff_train.losses import detection_loss, lovasz_loss, segmentation_loss
 from dff_train.recipe import Recipe, Stage
 from dff_train.samples import Batch, collate
 from dff_train.targets import DetectionTargets
@@ -71,6 +71,23 @@ class Training:
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.stage.learning_rate)
+
+    def start_from(self, bundle: str) -> list[str]:
+        """Take what fits from a bundle's weights; returns the names of the weights that stay as they were.
+
+        The weights of a bundle's feature network also fit where the recipe's network holds such a network as its trunk.
+        """
+        _, source = load_bundle(bundle)
+        given, state = source.state_dict(), self.model.state_dict()
+        untouched = []
+        for name, weight in state.items():
+            found = given.get(name, given.get(name.replace("feature_network.trunk.", "feature_network.")))
+            if found is None or found.shape != weight.shape:
+                untouched.append(name)
+            else:
+                weight.copy_(found)
+        self.average.module.load_state_dict(state)
+        return untouched
 
     def save(self) -> None:
         """Write the checkpoint; a kill in the middle leaves the previous one."""
@@ -163,7 +180,8 @@ def training_step(training: Training, batch: Batch) -> dict[str, float]:
         freeze_batch_norm(model)
     for group in training.optimizer.param_groups:
         group["lr"] = stage.learning_rate * learning_rate_factor(training.step, stage.steps)
-    losses = batch_losses(model, batch, training.device, pairs=stage.pairs)
+    balance = torch.tensor(training.recipe.class_weights, device=training.device) if training.recipe.class_weights else None
+    losses = batch_losses(model, batch, training.device, pairs=stage.pairs, class_weights=balance)
     weights = training.recipe.loss_weights
     total = torch.stack([loss * weights.get(name, 1.0) for name, loss in losses.items()]).sum()
     training.optimizer.zero_grad(set_to_none=True)
@@ -199,7 +217,9 @@ def freeze_batch_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def batch_losses(model: DeepFeatureFlow, batch: Batch, device: torch.device, *, pairs: bool) -> dict[str, Tensor]:
+def batch_losses(
+    model: DeepFeatureFlow, batch: Batch, device: torch.device, *, pairs: bool, class_weights: Tensor | None = None
+) -> dict[str, Tensor]:
     """The losses of both heads on the current frames, whose features were computed or, with ``pairs``, propagated."""
     image = _image(batch.images, device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -209,7 +229,9 @@ def batch_losses(model: DeepFeatureFlow, batch: Batch, device: torch.device, *, 
         feature = _propagated(model, feature, image, _image(batch.key_images, device), batch.offsets.to(device))
     losses: dict[str, Tensor] = {}
     if Task.SEGMENTATION in model.tasks:
-        losses["segmentation"] = segmentation_loss(model.head(Task.SEGMENTATION)(feature), batch.labels.to(device))
+        scores, labels = model.head(Task.SEGMENTATION)(feature), batch.labels.to(device)
+        losses["segmentation"] = segmentation_loss(scores, labels, weights=class_weights)
+        losses["lovasz"] = lovasz_loss(scores, labels)
     if Task.DETECTION in model.tasks:
         head = model.head(Task.DETECTION)
         losses |= detection_loss(head, head(feature), _targets(batch, device), *batch.images.shape[2:])

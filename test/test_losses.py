@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dff_ros.core.boxes import box_iou
 from dff_ros.core.results import ImageGeometry
 from dff_ros.core.rfcn import RFCNHead, RFCNMaps
-from dff_train.losses import HARD_ROIS, box_losses, class_losses, detection_loss, rpn_loss, segmentation_loss, smooth_l1
+from dff_train.losses import HARD_ROIS, box_losses, class_losses, detection_loss, lovasz_loss, rpn_loss, segmentation_loss, smooth_l1
 from dff_train.targets import DetectionTargets, RoITargets
 
 SIDE = 96
@@ -222,3 +222,21 @@ def test_a_small_network_learns_to_find_the_objects() -> None:
         assert sorted(found.labels.tolist()) == [0, 1]
         boxes = torch.from_numpy(found.boxes)[torch.from_numpy(found.labels).argsort()]
         assert box_iou(boxes, target.boxes).diagonal().min() > 0.6
+
+
+def test_lovasz_loss_of_hard_answers_is_one_minus_the_mean_iou() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1], [0, 2, 1, 255]]], dtype=torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    answers = torch.tensor([[[0, 1, 1, 1], [0, 2, 2, 0]]])
+    scores = F.one_hot(answers, 4).permute(0, 3, 1, 2).float() * 1000.0
+    expected = 1 - (2 / 3 + 2 / 4 + 1 / 2) / 3
+    assert lovasz_loss(scores, labels).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_lovasz_loss_falls_along_its_gradient_and_ignores_what_has_no_truth() -> None:
+    labels = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
+    scores = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    before = lovasz_loss(scores, labels)
+    before.backward()
+    assert scores.grad is not None
+    assert lovasz_loss(scores.detach() - scores.grad, labels) < before
+    assert lovasz_loss(scores, torch.full((2, 8, 8), 255, dtype=torch.uint8)).item() == 0

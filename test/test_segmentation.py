@@ -46,3 +46,18 @@ def test_scores_are_a_pointwise_map_of_the_feature() -> None:
     feature = torch.randn(1, 3, 4, 5)
     expected = torch.einsum("kc,chw->khw", head.score.weight[:, :, 0, 0], feature[0]) + head.score.bias[:, None, None]
     torch.testing.assert_close(head(feature)[0], expected)
+
+
+def test_subcells_are_the_parts_of_their_cell() -> None:
+    head = SegmentationHead(3, classes=2, subcells=2)
+    feature = torch.randn(1, 3, 4, 5)
+    scores = head(feature)
+    assert scores.shape == (1, 2, 8, 10)
+    weight = head.score.weight[:, :, 0, 0].view(2, 2, 2, 3)  # class, row and column within the cell, channel
+    expected = torch.einsum("kijc,chw->khiwj", weight, feature[0]).reshape(2, 8, 10)
+    torch.testing.assert_close(scores[0], expected + head.score.bias.view(2, 2, 2).repeat(1, 4, 5))
+
+
+def test_subcells_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="subcells should be at least 1, got 0"):
+        SegmentationHead(3, classes=2, subcells=0)

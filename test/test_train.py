@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_the_shipped_recipes_are_readable_and_build_their_networks() -> None:
     [
         (lambda content: content.pop("stages"), "stages"),
         (lambda content: content["stages"][0].update(epochs=3), "stage knows .*, got epochs"),
+        (lambda content: content.update(class_weights=[1, 2]), "class_weights should be 11 numbers above 0, got \\[1.0, 2.0\\]"),
         (lambda content: content.update(colour="red"), "recipe knows .*, got colour"),
         (
             lambda content: content["card"]["detection_classes"].reverse(),
@@ -201,6 +203,22 @@ def test_what_cannot_be_trained_is_said_in_one_line(tmp_path: Path, capsys: pyte
     lines = [line for line in lines if line.startswith("dff_train: ")]  # the rest is the progress bar
     assert len(lines) == 3
     assert "none.yaml" in lines[0] and "nodata" in lines[1] and "no checkpoint" in lines[2]
+
+
+def test_a_run_starts_from_what_fits_of_a_bundle(tmp_path: Path) -> None:
+    first, second = (Training(recipe(seed=seed), tmp_path / str(seed), CPU) for seed in (1, 2))
+    head = "heads.segmentation.score.bias"
+    with torch.no_grad():
+        first.average.module.get_parameter(head).fill_(0.5)
+    first.export(tmp_path / "bundle")
+    assert second.start_from(str(tmp_path / "bundle")) == []
+    for name, weight in second.model.state_dict().items():
+        torch.testing.assert_close(weight, first.average.module.state_dict()[name], atol=2e-3, rtol=2e-3)
+    assert second.average.module.state_dict()[head].unique().tolist() == [0.5]
+    card = tiny_card()
+    finer = replace(card, architecture={**card.architecture, "segmentation": {"subcells": 2}})
+    third = Training(recipe(card=finer), tmp_path / "3", CPU)
+    assert third.start_from(str(tmp_path / "bundle")) == ["heads.segmentation.score.weight", head]
 
 
 def test_stages_change_places_with_a_fresh_optimiser(tmp_path: Path) -> None:
