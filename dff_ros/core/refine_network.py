@@ -1,0 +1,127 @@
+"""The light branch on the current frame, which corrects the propagated feature.
+
+Not in the paper, whose propagated frames cannot show what has come into view since the key frame. Its successors all look at
+the current frame cheaply (Accel, Jain et al. 2019, fuses a small network's scores); here the branch corrects the feature
+itself, so that every head profits and none needs to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dff_ros.core.feature_network import BasicBlock, conv_norm
+from dff_ros.core.propagate import FlowFields, warp
+
+GATE_START = -2.0
+"""The gates' bias at the start: a correction first passes at 0.12 of its size and has to earn more."""
+
+FLOW_UNIT = 8.0
+"""Cells of flow that read as 1."""
+
+AGE_UNIT = 10.0
+"""Frames of age that read as 1."""
+
+AGE_LIMIT = 20.0
+"""Older than this reads as this: beyond the ages seen in training the branch is not asked to guess."""
+
+
+@dataclass(frozen=True)
+class RefineInput:
+    """What a branch needs of a frame; that of a key frame is kept with it."""
+
+    image: Tensor
+    """(N, 3, H, W), RGB in 0..1."""
+    cells: Tensor
+    """(N, 3, h, w): the image averaged over each feature cell, float32."""
+
+
+class RefineNetwork(Protocol):
+    """The seam for a user's own branch on the current frame."""
+
+    def prepare(self, image: Tensor) -> RefineInput:
+        """(N, 3, H, W) RGB in 0..1, H and W multiples of the stride -> what the branch needs of the frame."""
+        ...
+
+    def __call__(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
+        """The corrected feature (N, C, h, w) of the current frame.
+
+        ``current`` and ``key`` are prepared frames, ``feature`` (N, C, h, w) is what ``fields`` carried from the key frame,
+        ``age`` (N,) the frames since then, at least 1: a key frame's own feature is exact and never comes here.
+        """
+        ...
+
+
+class LightRefineNetwork(nn.Module):
+    """A small encoder of the current frame, fused with the propagated feature: feature + gate * correction, then ReLU.
+
+    Beside the two it reads where the warp went wrong: the difference of the current frame and the warped key frame, the share of
+    each cell that lay in the key frame's view, the flow and the age. Features are those of a ReLU, never negative.
+    The correction starts as 0, so an untrained branch changes nothing.
+
+    ``width`` is the channels inside; ``blocks`` counts the residual blocks of the encoder, whose dilation doubles from one to the
+    next, and those after fusion.
+    """
+
+    def __init__(self, channels: int, *, stride: int = 8, width: int = 96, blocks: Sequence[int] = (2, 1)) -> None:
+        super().__init__()
+        if stride < 4 or stride % 4:
+            raise ValueError(f"stride should be a multiple of 4, got {stride}")
+        if width < 2 or len(blocks) != 2:
+            raise ValueError(f"width should be at least 2 and blocks two counts, got {width} and {blocks}")
+        self.channels = channels
+        self.stride = stride
+        patch = stride // 2
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(patch),
+            conv_norm(3 * patch**2, width // 2),
+            nn.ReLU(),
+            conv_norm(width // 2, width, stride=2),
+            nn.ReLU(),
+            *(BasicBlock(width, width, dilation=2**index) for index in range(blocks[0])),
+        )
+        signals = 3 + 1 + 2 + 1  # difference, view, flow, age
+        self.fusion = nn.Sequential(
+            conv_norm(width + channels + signals, width, 1), nn.ReLU(), *(BasicBlock(width, width) for _ in range(blocks[1]))
+        )
+        self.correction = nn.Conv2d(width, channels, 1)
+        self.gate = nn.Conv2d(width, channels, 1)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.gate.bias, GATE_START)  # type: ignore[arg-type]
+
+    def prepare(self, image: Tensor) -> RefineInput:
+        """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
+        if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.stride or image.shape[3] % self.stride:
+            raise ValueError(f"image should be (N, 3, H, W) with H and W multiples of {self.stride}, got {tuple(image.shape)}")
+        return RefineInput(image, F.avg_pool2d(image.float(), self.stride))
+
+    def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
+        """The corrected feature, in the type of ``feature``; raises ValueError where shapes do not fit."""
+        self._check(current, key, feature, age)
+        dtype = self.gate.weight.dtype
+        planes = [self.encoder((current.image - 0.5).to(dtype)), feature.to(dtype), self._signals(current, key, fields, age).to(dtype)]
+        fused = self.fusion(torch.cat(planes, dim=1))
+        correction = torch.sigmoid(self.gate(fused)) * self.correction(fused)
+        return F.relu(feature + correction.to(feature.dtype))
+
+    def _signals(self, current: RefineInput, key: RefineInput, fields: FlowFields, age: Tensor) -> Tensor:
+        """(N, 7, h, w) float32: |current - warped key|, the share in the key frame's view, flow and age."""
+        carried = warp(torch.cat([key.cells, torch.ones_like(key.cells[:, :1])], dim=1), fields.flow)
+        difference = (current.cells - carried[:, :3]).abs()
+        age_plane = (age.float().clamp(max=AGE_LIMIT) / AGE_UNIT).view(-1, 1, 1, 1).expand(-1, 1, *difference.shape[2:])
+        return torch.cat([difference, carried[:, 3:], fields.flow.float() / FLOW_UNIT, age_plane], dim=1)
+
+    def _check(self, current: RefineInput, key: RefineInput, feature: Tensor, age: Tensor) -> None:
+        if current.image.shape != key.image.shape:
+            raise ValueError(f"key frame should be {tuple(current.image.shape)}, got {tuple(key.image.shape)}")
+        expected = (current.cells.shape[0], self.channels, *current.cells.shape[2:])
+        if feature.shape != expected:
+            raise ValueError(f"feature should be {expected}, got {tuple(feature.shape)}")
+        if age.shape != expected[:1]:
+            raise ValueError(f"age should be {expected[:1]}, got {tuple(age.shape)}")
