@@ -99,7 +99,7 @@ def test_a_wrong_card_is_refused_with_what_was_expected(
 def test_an_unknown_network_is_refused_with_the_known_kinds(tiny_bundle: Path, tmp_path: Path) -> None:
     architecture = yaml.safe_load((tiny_bundle / "model.yaml").read_text())["architecture"]
     architecture["feature_network"] = {"kind": "vgg"}
-    with pytest.raises(BundleError, match="feature_network kind should be one of resnet, compact, got 'vgg'"):
+    with pytest.raises(BundleError, match="feature_network kind should be one of resnet, compact, pyramid, got 'vgg'"):
         load_bundle(str(edited(tiny_bundle, tmp_path, architecture=architecture)))
 
 

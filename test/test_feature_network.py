@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dff_ros.core.feature_network import CompactFeatureNetwork, ResNetFeatureNetwork
+from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork
 
 
 def gmac(network: nn.Module, *inputs: torch.Tensor) -> float:
@@ -75,3 +75,20 @@ def test_wrong_depths_and_dilations_are_refused() -> None:
         ResNetFeatureNetwork(42)
     with pytest.raises(ValueError, match="dilations one for each"):
         CompactFeatureNetwork(blocks=(1, 1, 3), dilations=(1, 2))
+
+
+def test_an_untrained_pyramid_is_its_trunk_and_learns_from_both_scales() -> None:
+    network = PyramidFeatureNetwork(channels=16, width=8, blocks=(1, 1, 2), dilations=(1, 2)).eval()
+    image = torch.rand(2, 3, 32, 48)
+    torch.testing.assert_close(network(image), network.trunk(image))
+    nn.init.normal_(network.fuse.mix.weight)
+    network.train()(image).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in network.fuse.fine.parameters())
+    assert (network.stride, network.channels) == (8, 16)
+
+
+def test_the_pyramid_costs_five_times_its_trunk() -> None:
+    with torch.device("meta"):
+        image = torch.empty(1, 3, 360, 480)
+        ratio = gmac(PyramidFeatureNetwork(), image) / gmac(CompactFeatureNetwork(), image)
+    assert 5.0 < ratio < 5.4

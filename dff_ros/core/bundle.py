@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dff_ros.core.feature_network import CompactFeatureNetwork, ResNetFeatureNetwork
+from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork
 from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import propagate
@@ -133,7 +133,11 @@ def _is_byte(value: object) -> bool:
 
 
 def _feature_network(kind: str) -> Callable[..., nn.Module]:
-    known: dict[str, Callable[..., nn.Module]] = {"resnet": ResNetFeatureNetwork, "compact": CompactFeatureNetwork}
+    known: dict[str, Callable[..., nn.Module]] = {
+        "resnet": ResNetFeatureNetwork,
+        "compact": CompactFeatureNetwork,
+        "pyramid": PyramidFeatureNetwork,
+    }
     if kind in known:
         return known[kind]
     plugins = {point.name: point for point in entry_points(group=FEATURE_NETWORKS)}
