@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNe
 from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import propagate
+from dff_ros.core.refine_network import LightRefineNetwork
 from dff_ros.core.results import ImageGeometry
 from dff_ros.core.rfcn import RFCNHead
 from dff_ros.core.segmentation import SegmentationHead
@@ -48,7 +49,8 @@ class Card:
     name: str
     description: str
     architecture: Mapping[str, Any]
-    """``feature_network`` and ``flow_network``, each with its ``kind`` and arguments, and optionally ``segmentation``, ``detection``."""
+    """``feature_network`` and ``flow_network``, each with its ``kind`` and arguments; optionally ``refine_network``, likewise, and
+    ``segmentation`` and ``detection``."""
     licence: str
     segmentation_classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -109,7 +111,7 @@ def _check(card: Card) -> None:
         expected = {"str": str, "int": int}.get(str(item.type), Mapping if "Mapping" in str(item.type) else tuple)
         if not isinstance(getattr(card, item.name), expected):
             raise ValueError(f"{item.name} should be of type {expected.__name__}, got {getattr(card, item.name)!r}")
-    for part in ("feature_network", "flow_network"):
+    for part in ("feature_network", "flow_network", *({"refine_network"} & card.architecture.keys())):
         if not isinstance(card.architecture.get(part), Mapping) or "kind" not in card.architecture[part]:
             raise ValueError(f"architecture should name a {part} with its kind")
     for task, classes in (("segmentation", card.segmentation_classes), ("detection", card.detection_classes)):
@@ -158,18 +160,30 @@ def build_flow_network(architecture: Mapping[str, Any], *, channels: int, stride
     raise ValueError(f"flow_network kind should be one of dis, {', '.join(FLOWNETS)}, got {kind!r}")
 
 
+def build_refine_network(architecture: Mapping[str, Any], *, channels: int, stride: int) -> nn.Module:
+    """A branch on the current frame for features of ``channels`` and ``stride``; raises ValueError naming the kinds."""
+    arguments = dict(architecture)
+    kind = arguments.pop("kind")
+    if kind == "light":
+        return LightRefineNetwork(channels, stride=stride, **arguments)
+    raise ValueError(f"refine_network kind should be light, got {kind!r}")
+
+
 def build_model(card: Card) -> DeepFeatureFlow:
     """The networks that a card describes, with fresh weights; raises ValueError or TypeError where it describes none."""
     arguments = dict(card.architecture["feature_network"])
     feature_network: Any = _feature_network(arguments.pop("kind"))(**arguments)
     channels, stride = feature_network.channels, feature_network.stride
     flow_network = build_flow_network(card.architecture["flow_network"], channels=channels, stride=stride)
+    refine_network = None
+    if "refine_network" in card.architecture:
+        refine_network = build_refine_network(card.architecture["refine_network"], channels=channels, stride=stride)
     heads: list[nn.Module] = []
     if "segmentation" in card.architecture:
         heads.append(SegmentationHead(channels, classes=len(card.segmentation_classes), **(card.architecture["segmentation"] or {})))
     if "detection" in card.architecture:
         heads.append(RFCNHead(channels, classes=len(card.detection_classes), stride=stride, **card.architecture["detection"]))
-    return DeepFeatureFlow(feature_network, flow_network, heads=heads)
+    return DeepFeatureFlow(feature_network, flow_network, heads=heads, refine_network=refine_network)
 
 
 def load_bundle(name_or_path: str) -> tuple[Card, DeepFeatureFlow]:
@@ -195,7 +209,11 @@ def try_out(model: DeepFeatureFlow) -> None:
     side = TRIAL_CELLS * model.stride
     image = torch.zeros(1, 3, side, side)
     prepared = model.flow_network.prepare(image)
-    feature = propagate(model.feature_network(image), model.flow_network(prepared, prepared))
+    fields = model.flow_network(prepared, prepared)
+    feature = propagate(model.feature_network(image), fields)
+    if model.refine_network is not None:
+        seen = model.refine_network.prepare(image)
+        feature = model.refine_network(seen, seen, feature, fields, torch.ones(1))
     for head in map(model.head, model.tasks):
         head.decode(head(feature), ImageGeometry(side, side, side, side, side, side))
 
@@ -210,7 +228,17 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
         raise BundleError(str(error)) from error
     if any(True for _ in flow_network.parameters()):
         raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis needs none")
-    return DeepFeatureFlow(model.feature_network, flow_network, heads=model.heads.values())
+    return DeepFeatureFlow(model.feature_network, flow_network, heads=model.heads.values(), refine_network=model.refine_network)
+
+
+def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mapping[str, Any]) -> tuple[Card, DeepFeatureFlow]:
+    """Card and model with a fresh branch on the current frame in place of what they have; it changes nothing until trained.
+
+    ``architecture`` is what the card says of it: ``kind`` and arguments. Raises ValueError naming the kinds.
+    """
+    refine_network = build_refine_network(architecture, channels=model.channels, stride=model.stride)
+    card = replace(card, architecture={**card.architecture, "refine_network": architecture})
+    return card, DeepFeatureFlow(model.feature_network, model.flow_network, heads=model.heads.values(), refine_network=refine_network)
 
 
 def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:

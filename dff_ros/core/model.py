@@ -1,4 +1,4 @@
-"""Deep Feature Flow put together from its parts: N_feat, F and the heads."""
+"""Deep Feature Flow put together from its parts: N_feat, F, the branch on the current frame where there is one, and the heads."""
 
 from __future__ import annotations
 
@@ -27,14 +27,23 @@ class Head(Protocol):
 class DeepFeatureFlow(nn.Module):
     """The parts of one bundle. It holds weights only: what is remembered of a video lives in the engine.
 
-    ``feature_network`` maps an image to the feature, ``flow_network`` two prepared images to flow and scale, and each head
-    reads the feature, whether computed or propagated.
+    ``feature_network`` maps an image to the feature, ``flow_network`` two prepared images to flow and scale,
+    ``refine_network`` (None for the paper's method as it is) corrects the propagated feature, and each head reads the feature,
+    whether computed or propagated.
     """
 
-    def __init__(self, feature_network: nn.Module, flow_network: nn.Module, *, heads: Iterable[nn.Module]) -> None:
+    def __init__(
+        self,
+        feature_network: nn.Module,
+        flow_network: nn.Module,
+        *,
+        heads: Iterable[nn.Module],
+        refine_network: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.feature_network: Any = feature_network
         self.flow_network: Any = flow_network
+        self.refine_network: Any = refine_network
         self.heads = nn.ModuleDict({_task_of(head).value: head for head in heads})
 
     @property

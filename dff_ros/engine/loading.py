@@ -11,6 +11,7 @@ from torch import Tensor
 from dff_ros.core.bundle import Card, load_bundle, with_flow_network
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields
+from dff_ros.core.refine_network import RefineInput
 from dff_ros.engine.settings import EngineSettings
 
 OPTIONAL_PARTS = frozenset({"refine", "scale"})
@@ -43,6 +44,16 @@ class LoadedModel:
         fields: FlowFields = self.networks.flow_network(current, key)
         scale = None if "scale" in self.without or fields.scale is None else fields.scale.to(self.device)
         return FlowFields(fields.flow.to(self.device), scale)
+
+    def refines(self, settings: EngineSettings) -> bool:
+        """Whether propagated features are corrected: the bundle has a branch on the current frame, and nobody switched it off."""
+        return self.networks.refine_network is not None and settings.refine and "refine" not in self.without
+
+    def refine(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: int) -> Tensor:
+        """The branch: a propagated feature (1, C, H / stride, W / stride) of ``age`` frames -> the corrected one."""
+        ages = torch.tensor([float(age)], device=self.device)
+        refined: Tensor = self.networks.refine_network(current, key, feature, fields, ages)
+        return refined
 
 
 def load_model(settings: EngineSettings, *, without: Set[str] = frozenset()) -> LoadedModel:

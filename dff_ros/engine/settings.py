@@ -82,6 +82,7 @@ class EngineSettings:
         maximum=600.0,
         dynamic=True,
     )
+    refine: bool = setting(True, "correct propagated features by the bundle's branch on the current frame, where it has one", dynamic=True)
     segmentation: bool = setting(True, "run the segmentation head", dynamic=True)
     detection: bool = setting(True, "run the detection head", dynamic=True)
     score_threshold: float = setting(0.5, "detections with a lower score are not published", minimum=0.05, maximum=1.0, dynamic=True)

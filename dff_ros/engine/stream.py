@@ -5,11 +5,11 @@ The weights (``LoadedModel``) serve any number of videos; what is remembered of 
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dff_ros.core.bundle import Card
+from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields, propagate
+from dff_ros.core.refine_network import RefineInput
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
@@ -47,6 +49,7 @@ class FrameResult:
     step_ms: float
     feature_ms: float
     flow_ms: float
+    refine_ms: float
     head_ms: float
 
     @property
@@ -55,13 +58,32 @@ class FrameResult:
         return "key" if self.is_key else "propagated"
 
 
+class PreparedFrame:
+    """What the flow network and the branch read of one image, each computed when first asked for: per-frame never asks."""
+
+    def __init__(self, networks: DeepFeatureFlow, image: Tensor) -> None:
+        self._networks = networks
+        self._image = image
+
+    @cached_property
+    def flow(self) -> Tensor:
+        """For the flow network."""
+        prepared: Tensor = self._networks.flow_network.prepare(self._image)
+        return prepared
+
+    @cached_property
+    def refine(self) -> RefineInput:
+        """For the branch on the current frame, which the bundle must have."""
+        prepared: RefineInput = self._networks.refine_network.prepare(self._image)
+        return prepared
+
+
 @dataclass(frozen=True)
 class KeyFrame:
-    """What is kept of a key frame: its feature and what the flow network reads of its image."""
+    """What is kept of a key frame: its feature and what the other networks read of its image."""
 
     feature: Tensor
-    prepared: Callable[[], Tensor]
-    """What the flow network reads of the image, computed when first asked for: per-frame never asks."""
+    prepared: PreparedFrame
     geometry: ImageGeometry
     stamp: int
 
@@ -134,7 +156,7 @@ class FeatureFlowStream:
         times = StepTimes()
         self._drop_unfitting_key(frame, stamp)
         image, geometry = self._preprocess(frame)
-        prepared = self._prepared(image)
+        prepared = PreparedFrame(self._model.networks, image)
         pair = self._pair(prepared, stamp, times)
         reason = self._key_reason(pair)
         if reason or self._key is None or pair is None:
@@ -142,7 +164,7 @@ class FeatureFlowStream:
             result = self._answer(key.feature, key, pair, age=0, stamp=stamp, reason=reason, tasks=tasks, times=times)
             self._key, self._age = key, 0
         else:
-            feature = self._propagate(self._key, pair, times)
+            feature = self._propagate(self._key, prepared, pair, times)
             self._age = pair.age
             result = self._answer(feature, self._key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
         self._last_stamp = stamp
@@ -154,7 +176,7 @@ class FeatureFlowStream:
         check_frame(frame)
         times = StepTimes()
         image, geometry = self._preprocess(frame)
-        return KeyFrame(self._extract(image, times), self._prepared(image), geometry, stamp)
+        return KeyFrame(self._extract(image, times), PreparedFrame(self._model.networks, image), geometry, stamp)
 
     @torch.inference_mode()
     def propagate_from(
@@ -166,8 +188,9 @@ class FeatureFlowStream:
         if age == 0:
             return self._answer(key.feature, key, None, age=0, stamp=stamp, reason="chosen", tasks=tasks, times=times)
         image, _ = self._preprocess(frame)
-        pair = self._pair_with(key, self._prepared(image), age, stamp, times)
-        feature = self._propagate(key, pair, times)
+        prepared = PreparedFrame(self._model.networks, image)
+        pair = self._pair_with(key, prepared, age, stamp, times)
+        feature = self._propagate(key, prepared, pair, times)
         return self._answer(feature, key, pair, age=age, stamp=stamp, reason="", tasks=tasks, times=times)
 
     def _drop_unfitting_key(self, frame: NDArray[np.uint8], stamp: int) -> None:
@@ -187,22 +210,19 @@ class FeatureFlowStream:
         geometry = fit(frame.shape[0], frame.shape[1], input_pixels=pixels, stride=self._model.input_multiple)
         return to_image(frame, geometry, self._model.device), geometry
 
-    def _prepared(self, image: Tensor) -> Callable[[], Tensor]:
-        return functools.cache(lambda: self._model.networks.flow_network.prepare(image))
-
     def _extract(self, image: Tensor, times: StepTimes) -> Tensor:
         with times.measure("feature", self._model.device):
             return self._model.extract(image)
 
-    def _pair(self, prepared: Callable[[], Tensor], stamp: int, times: StepTimes) -> FramePair | None:
+    def _pair(self, prepared: PreparedFrame, stamp: int, times: StepTimes) -> FramePair | None:
         return None if self._key is None else self._pair_with(self._key, prepared, self._age + 1, stamp, times)
 
-    def _pair_with(self, key: KeyFrame, prepared: Callable[[], Tensor], age: int, stamp: int, times: StepTimes) -> FramePair:
+    def _pair_with(self, key: KeyFrame, prepared: PreparedFrame, age: int, stamp: int, times: StepTimes) -> FramePair:
         geometry, stride = key.geometry, self._model.networks.stride
 
         def compute_fields() -> FlowFields:
             with times.measure("flow", self._model.device):
-                return self._model.flow(prepared(), key.prepared())
+                return self._model.flow(prepared.flow, key.prepared.flow)
 
         age_ns = stamp - key.stamp if stamp and key.stamp else None
         return FramePair(age=age, age_ns=age_ns, pixels_per_cell=stride / geometry.scale_x, compute_fields=compute_fields)
@@ -216,10 +236,14 @@ class FeatureFlowStream:
             return "age"
         return self._schedule.is_key_frame(pair).reason
 
-    def _propagate(self, key: KeyFrame, pair: FramePair, times: StepTimes) -> Tensor:
+    def _propagate(self, key: KeyFrame, prepared: PreparedFrame, pair: FramePair, times: StepTimes) -> Tensor:
         fields = pair.fields
         with times.measure("flow", self._model.device):
-            return propagate(key.feature, fields)
+            feature = propagate(key.feature, fields)
+        if not self._model.refines(self._settings):
+            return feature
+        with times.measure("refine", self._model.device):
+            return self._model.refine(prepared.refine, key.prepared.refine, feature, fields, pair.age)
 
     def _answer(
         self,
@@ -248,6 +272,7 @@ class FeatureFlowStream:
             step_ms=times.total(),
             feature_ms=times.parts.get("feature", 0.0),
             flow_ms=times.parts.get("flow", 0.0),
+            refine_ms=times.parts.get("refine", 0.0),
             head_ms=times.parts["head"],
         )
 

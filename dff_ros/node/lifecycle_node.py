@@ -130,7 +130,8 @@ class DeepFeatureFlowNode(LifecycleNode):
         log = self.get_logger()
         for note in model.notes:
             log.warning(note)
-        log.info(f"bundle {model.card.name} on {model.device} ({str(model.precision).replace('torch.', '')})")
+        branch = ", with its branch on the current frame" if model.refines(self._engine_settings) else ""
+        log.info(f"bundle {model.card.name} on {model.device} ({str(model.precision).replace('torch.', '')}){branch}")
         if self._settings.report_cost:
             cost = measure_cost(model, self._engine_settings, *NOMINAL_SIZE)
             (log.warning if cost.cost_ratio > PAYS_BELOW else log.info)(cost.advice)
@@ -195,7 +196,8 @@ class DeepFeatureFlowNode(LifecycleNode):
         self._input_level = heard.level
         facts = {"schedule": self._engine_settings.schedule}
         if self._model is not None:
-            facts.update(model=self._model.card.name, device=str(self._model.device))
+            refine = "on" if self._model.refines(self._engine_settings) else "off"
+            facts.update(model=self._model.card.name, device=str(self._model.device), refine=refine)
         return [
             status(f"{name}: input", heard, input_values(statistics, source.topic)),
             status(f"{name}: engine", judge_engine(since), engine_values(statistics, facts)),
