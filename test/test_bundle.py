@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,18 @@ import torch
 import yaml
 from conftest import tiny_card
 
-from dff_ros.core.bundle import BundleError, build_model, find_bundle, load_bundle, read_card, save_bundle, with_flow_network
+from dff_ros.core.bundle import (
+    BundleError,
+    build_model,
+    find_bundle,
+    load_bundle,
+    read_card,
+    save_bundle,
+    with_flow_network,
+    with_refine_network,
+)
 from dff_ros.core.flow_network import DISFlow, FlowNetS
+from dff_ros.core.refine_network import LightRefineNetwork
 from dff_ros.core.results import Task
 
 
@@ -158,7 +169,7 @@ def test_another_flow_network_needs_weights_unless_it_is_dis(tmp_path: Path) -> 
     assert with_flow_network(model, card, "flownet") is model
     with pytest.raises(BundleError, match="no weights for the flow network 'flownet_half'"):
         with_flow_network(model, card, "flownet_half")
-    with pytest.raises(BundleError, match="should be one of dis, flownet"):
+    with pytest.raises(BundleError, match="should be one of dis, still, flownet"):
         with_flow_network(model, card, "raft")
 
 
@@ -171,3 +182,55 @@ def test_a_users_own_network_joins_by_an_entry_point(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bundle, "entry_points", lambda group: EntryPoints([point]).select(group=group))
     architecture = {**tiny_card().architecture, "feature_network": {"kind": "mine", "width": 8, "blocks": (1, 1, 1), "dilations": (1,)}}
     assert build_model(tiny_card(architecture=architecture)).stride == 8
+
+
+def test_a_bundle_with_a_branch_on_the_current_frame_comes_back_as_it_was_written(refined_bundle: Path) -> None:
+    card, model = load_bundle(str(refined_bundle))
+    assert card.architecture["refine_network"] == {"kind": "light", "width": 16, "blocks": (1, 1)}
+    assert isinstance(model.refine_network, LightRefineNetwork)
+    assert model.refine_network.correction.weight.std() == pytest.approx(0.5, rel=0.2)  # not a fresh branch's zeros
+
+
+def test_a_bundle_needs_no_branch(tiny_bundle: Path) -> None:
+    assert load_bundle(str(tiny_bundle))[1].refine_network is None
+
+
+@pytest.mark.parametrize(
+    ("branch", "message"),
+    [
+        ({"kind": "heavy"}, "refine_network kind should be light, got 'heavy'"),
+        ({"width": 16}, "architecture should name a refine_network with its kind"),
+        (None, "architecture should name a refine_network with its kind"),
+        ({"kind": "light", "width": 0}, "width should be at least 2"),
+        ({"kind": "light", "blocks": [1, 1, 1]}, "blocks two counts"),
+        ({"kind": "light", "depth": 3}, "unexpected keyword argument 'depth'"),
+        ({"kind": "light", "width": 32}, "size mismatch"),
+    ],
+)
+def test_a_wrong_branch_is_refused_in_one_line(refined_bundle: Path, tmp_path: Path, branch: object, message: str) -> None:
+    architecture = yaml.safe_load((refined_bundle / "model.yaml").read_text())["architecture"]
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(str(edited(refined_bundle, tmp_path, architecture={**architecture, "refine_network": branch})))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_is_tried_out_through_its_branch(refined_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("asked for an answer")
+
+    monkeypatch.setattr(LightRefineNetwork, "forward", refuse)
+    with pytest.raises(BundleError, match=r"model\.yaml: asked for an answer"):
+        load_bundle(str(refined_bundle))
+
+
+def test_a_bundle_without_a_branch_can_be_given_one_and_another_flow_keeps_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    card, model = load_bundle(str(tiny_bundle))
+    card, model = with_refine_network(model, card, {"kind": "light", "width": 8})
+    assert model.refine_network.channels == 32
+    save_bundle(tmp_path / "b", card, model)
+    assert load_bundle(str(tmp_path / "b"))[1].refine_network.gate.in_channels == 8
+    with pytest.raises(ValueError, match="kind should be light, got 'heavy'"):
+        with_refine_network(model, card, {"kind": "heavy"})
+    flownet = {**card.architecture, "flow_network": {"kind": "flownet", "width": 0.125}}
+    model = build_model(replace(card, architecture=flownet))
+    assert with_flow_network(model, replace(card, architecture=flownet), "dis").refine_network is model.refine_network

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_feature_network import gmac
 
-from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
+from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS, StillFlow
 from dff_ros.core.propagate import propagate
 
 
@@ -41,6 +41,14 @@ def test_dis_flow_has_scale_one_and_no_parameters() -> None:
     prepared = network.prepare(torch.rand(2, 3, 64, 64))
     fields = network(prepared, prepared)
     assert fields.scale is None and fields.flow.shape == (2, 2, 4, 4) and not list(network.parameters())
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_still_flow_leaves_the_key_feature_as_it_is(stride: int) -> None:
+    network = StillFlow(stride=stride)
+    prepared = [network.prepare(torch.rand(2, 3, 64, 96)) for _ in range(2)]
+    feature = torch.rand(2, 5, 64 // stride, 96 // stride)
+    torch.testing.assert_close(propagate(feature, network(*prepared)), feature)
 
 
 def test_dis_flow_does_not_depend_on_the_size_seen_before() -> None:

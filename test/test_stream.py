@@ -226,8 +226,18 @@ def test_a_missing_gpu_is_said(tiny_bundle: Path) -> None:
 def test_parts_to_leave_out_are_known_parts(tiny_bundle: Path) -> None:
     settings = EngineSettings(model=str(tiny_bundle))
     assert load_model(settings, without=frozenset({"refine", "scale"})).without == {"refine", "scale"}
-    with pytest.raises(ValueError, match="parts to leave out are refine, scale, got flow"):
-        load_model(settings, without=frozenset({"flow"}))
+    with pytest.raises(ValueError, match="parts to leave out are flow, refine, scale, got wheels"):
+        load_model(settings, without=frozenset({"wheels"}))
+
+
+def test_without_flow_the_key_feature_is_copied(tiny_bundle: Path) -> None:
+    settings = EngineSettings(model=str(tiny_bundle), device="cpu", precision="float32", schedule="fixed:3", max_key_age=0.0)
+    still = FeatureFlowStream(load_model(settings, without=frozenset({"flow"})), settings)
+    rng = np.random.default_rng(0)
+    key, copy = (still.step(rng.integers(0, 256, (120, 160, 3), np.uint8), 0) for _ in range(2))
+    assert (key.is_key, copy.is_key, copy.motion_px) == (True, False, 0.0)
+    assert key.label_map is not None and copy.label_map is not None
+    assert (key.label_map.labels == copy.label_map.labels).all()
 
 
 def test_costs_are_measured_and_become_advice(model: LoadedModel) -> None:

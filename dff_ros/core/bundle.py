@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork
-from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS
+from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS, StillFlow
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import propagate
 from dff_ros.core.refine_network import LightRefineNetwork
@@ -155,9 +155,11 @@ def build_flow_network(architecture: Mapping[str, Any], *, channels: int, stride
     kind = arguments.pop("kind")
     if kind == "dis":
         return DISFlow(stride=stride, **arguments)
+    if kind == "still":
+        return StillFlow(stride=stride, **arguments)
     if kind in FLOWNETS:
         return FlowNetS(channels=channels, stride=stride, **FLOWNETS[kind], **arguments)
-    raise ValueError(f"flow_network kind should be one of dis, {', '.join(FLOWNETS)}, got {kind!r}")
+    raise ValueError(f"flow_network kind should be one of dis, still, {', '.join(FLOWNETS)}, got {kind!r}")
 
 
 def build_refine_network(architecture: Mapping[str, Any], *, channels: int, stride: int) -> nn.Module:
@@ -227,7 +229,7 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
     except ValueError as error:
         raise BundleError(str(error)) from error
     if any(True for _ in flow_network.parameters()):
-        raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis needs none")
+        raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis and still need none")
     return DeepFeatureFlow(model.feature_network, flow_network, heads=model.heads.values(), refine_network=model.refine_network)
 
 

@@ -74,6 +74,23 @@ class DISFlow(nn.Module):
         return flow
 
 
+class StillFlow(nn.Module):
+    """No flow at all, as if nothing had moved: the key feature is copied. A control, which shows what the warp brings."""
+
+    def __init__(self, *, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 1, H / stride, W / stride): nothing but the size is read of it."""
+        return image[:, :1, :: self.stride, :: self.stride].clone()
+
+    def forward(self, current: Tensor, key: Tensor) -> FlowFields:
+        """Zero flow (N, 2, H / stride, W / stride)."""
+        batch, _, height, width = current.shape
+        return FlowFields(current.new_zeros((batch, 2, height, width), dtype=torch.float32))
+
+
 def _dis_for(shape: tuple[int, ...]) -> Any:
     """This thread's DIS object. One for each image size: on a small first image it changes its own scales and stride for good.
 

@@ -14,8 +14,8 @@ from dff_ros.core.propagate import FlowFields
 from dff_ros.core.refine_network import RefineInput
 from dff_ros.engine.settings import EngineSettings
 
-OPTIONAL_PARTS = frozenset({"refine", "scale"})
-"""Parts that a run may leave out, to measure what they bring; a bundle need not have them."""
+OPTIONAL_PARTS = frozenset({"flow", "refine", "scale"})
+"""Parts that a run may leave out, to measure what they bring; a bundle need not have them. Without flow the key feature is copied."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def load_model(settings: EngineSettings, *, without: Set[str] = frozenset()) -> 
     if unknown:
         raise ValueError(f"parts to leave out are {', '.join(sorted(OPTIONAL_PARTS))}, got {', '.join(unknown)}")
     card, networks = load_bundle(settings.model)
-    if settings.flow:
-        networks = with_flow_network(networks, card, settings.flow)
+    flow = "still" if "flow" in without else settings.flow
+    if flow:
+        networks = with_flow_network(networks, card, flow)
     device, notes = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     if settings.threads:
