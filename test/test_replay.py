@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from dff_ros.core.bundle import load_bundle, save_bundle
-from dff_ros.core.results import Task
+from dff_ros.core.results import Detections, Task
 from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.stream import FeatureFlowStream
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.evaluation.options import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
+from dff_ros.evaluation.run import lock_step
+from dff_ros.evaluation.truth import Truth
 from dff_ros.recording.bags import BagWriter
 from dff_ros.recording.frames import open_frames
 
@@ -80,7 +82,7 @@ def replayed(tmp_path: Path, bundle: Path, scene: Path, *options: str) -> dict[s
     """The JSON of one run over the scene, on the CPU in float32."""
     params = tmp_path / "params.yaml"
     params.write_text("precision: float32\nthreads: 1\n")
-    source = () if {"--video", "--bag"} & set(options) else ("--frames", str(scene / "frames"))
+    source = () if {"--video", "--bag", "--drive"} & set(options) else ("--frames", str(scene / "frames"))
     fixed = [*source, "--model", str(bundle), "--device", "cpu", "--params", str(params)]
     output = tmp_path / "out" / "figures.json"
     assert main([*fixed, *options, "--json", str(output)]) == 0
@@ -113,6 +115,7 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "key_rate": 1.0,
         "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
         "detection": {"map50": None, "map": None, "map50_by_age": None},
+        "detection_delay": dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram")),
         "latency_ms": TIMES,
         "cost_ratio": None,
         "baseline": {
@@ -219,6 +222,82 @@ def test_parts_that_a_bundle_lacks_may_be_left_out(tmp_path: Path, tiny_bundle: 
     assert report["frames"] == 3
 
 
+def test_without_propagation_the_keys_answer_is_given_again(fitted_bundle: Path, scene: Path) -> None:
+    settings = EngineSettings(model=str(fitted_bundle), schedule="fixed:3", max_key_age=0.0, **ON_CPU)
+    shown: list[FrameResult] = []
+    frames, nothing = open_frames(scene / "frames", rate=10), Truth(None, [], [])
+    show = lambda item, result: shown.append(result)  # noqa: E731
+    lock_step(frames, load_model(settings), settings, nothing, baseline=False, copy_outputs=True, show=show)
+    assert [result.is_key for result in shown] == [True, False, False] * 2 + [True]
+    for key, *copies in (shown[:3], shown[3:6]):
+        for age, copy in enumerate(copies, start=1):
+            assert (copy.label_map, copy.detections) == (key.label_map, key.detections)
+            assert (copy.key_age_frames, copy.key_age_ms, copy.stamp) == (age, 100.0 * age, key.stamp + age * 100_000_000)
+            assert copy.step_ms == 0
+
+
+@pytest.mark.parametrize("mode", ["--baseline", "--every-offset"])
+def test_without_flow_the_answers_are_the_keys(tmp_path: Path, fitted_bundle: Path, scene: Path, mode: str) -> None:
+    """Nothing but the heads stands between a copied feature and its answer, so it is the copied answer; it takes time, though."""
+    options = ("--schedule", "fixed:3", mode, *all_truth(scene))
+    still, copied = (replayed(tmp_path, fitted_bundle, scene, *options, "--without", part) for part in ("flow", "propagation"))
+    warped = replayed(tmp_path, fitted_bundle, scene, *options)
+    assert without_times(still) == without_times(copied)
+    assert still["agreement"] < warped["agreement"]
+    assert still["step_ms"]["propagated"]["mean"] > copied["step_ms"]["propagated"]["mean"] == 0
+
+
+def test_a_drive_is_scored_by_its_own_truth(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    options = ("--drive", "8", "--seed", "3", "--schedule", "fixed:3", "--every-offset")
+    report = replayed(tmp_path, fitted_bundle, scene, *options)
+    assert report["frames"] == 8
+    assert report["segmentation"]["iou"]["road"] is not None
+    assert report["detection"]["map50"] is not None
+    assert report["detection_delay"]["appearances"] == 0  # the first one comes in frame 11
+    refused = exit_code(["--drive", "3", "--boxes", f"{scene / 'boxes.csv'}:person", "--json", str(tmp_path / "o.json")])
+    assert refused == 2
+
+
+def let_only_keys_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every answer be what the key frame shows: a box around what is bright."""
+
+    def look(stream: FeatureFlowStream, feature: torch.Tensor, *arguments: object) -> dict[Task, Detections]:
+        bright = torch.nonzero(feature[0, 0])
+        boxes = torch.cat([bright.min(0).values.flip(0), bright.max(0).values.flip(0) + 1])[None] if len(bright) else torch.zeros(0, 4)
+        return {Task.DETECTION: Detections(boxes.float().numpy(), np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64))}
+
+    monkeypatch.setattr(FeatureFlowStream, "_run_heads", look)
+    monkeypatch.setattr(FeatureFlowStream, "_extract", lambda stream, image, times: (image[:, :1] > 0.5).float())
+    monkeypatch.setattr(FeatureFlowStream, "_propagate", lambda stream, key, *arguments: key.feature)
+
+
+def test_every_offset_measures_the_delay_of_new_objects(
+    tmp_path: Path, tiny_bundle: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something stands still from frame 5 of 9 on; from key frames that cannot see it, it is found with the next one."""
+    (tmp_path / "frames").mkdir()
+    for index in range(9):
+        picture = np.zeros((120, 160, 3), np.uint8)  # the bundle's own size
+        picture[40:80, 24:56] = 255 if index >= 5 else 0
+        cv2.imwrite(str(tmp_path / "frames" / f"{index}.png"), picture)
+    table = tmp_path / "boxes.csv"
+    table.write_text("frame,id,left,top,width,height\n0,1,150,0,4,4\n" + "".join(f"{index},2,24,40,32,40\n" for index in range(5, 9)))
+    let_only_keys_see(monkeypatch)
+    options = ("--frames", str(tmp_path / "frames"), "--boxes", f"{table}:person", "--schedule", "fixed:4", "--every-offset")
+    report = replayed(tmp_path, tiny_bundle, scene, *options)
+    assert report["detection_delay"] == {
+        "mean": 1.5,
+        "p90": pytest.approx(2.7),
+        "appearances": 1,
+        "missed": 0.0,
+        "by_age": [0.0, 3.0, 2.0, 1.0],
+        "histogram": {"0": 1, "1": 1, "2": 1, "3": 1},
+    }
+    early = replayed(tmp_path, tiny_bundle, scene, *options, "--range", "3:8")
+    # New in the third frame, before all offsets are there: two phases have the first frame as their key, the next being 3 or 4.
+    assert early["detection_delay"]["by_age"] == [0.0, 3.0, 1.5, None]
+
+
 def bag_of(scene: Path, folder: Path, *, rate: int) -> Path:
     with BagWriter(folder) as writer:
         for item in open_frames(scene / "frames", rate=rate):
@@ -300,9 +379,11 @@ def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, ca
         (["--boxes", "{scene}/boxes.csv:horse"], "the model's detection classes are person, car, bicyclist"),
         (["--boxes", "{scene}/boxes.csv"], "should be PATH:CLASS"),
         (["--range", "5:2"], "should be A:B with 0 <= A <= B, got '5:2'"),
-        (["--without", "wheels"], "parts are refine, scale, got 'wheels'"),
+        (["--without", "wheels"], "parts are flow, propagation, refine, scale, got 'wheels'"),
         (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),
         (["--topic", "/camera"], "--topic belongs to --bag"),
+        (["--seed", "1"], "--seed belongs to --drive"),
+        (["--seed", "-1"], "should be a whole number, got '-1'"),
         (["--frames", "no_such_folder"], "no_such_folder"),
         (["--flow", "telepathy"], "telepathy"),
     ],
@@ -327,7 +408,7 @@ def exit_code(arguments: list[str]) -> int:
 
 def test_an_input_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["--json", "o.json"]) == 2
-    assert capsys.readouterr().err.startswith("dff_replay: one of the arguments --frames --video --bag is required")
+    assert capsys.readouterr().err.startswith("dff_replay: one of the arguments --frames --video --bag --drive is required")
 
 
 # ---- parameter files

@@ -130,6 +130,29 @@ def test_rows_become_boxes_and_frames_between_rows_are_empty(tmp_path: Path) -> 
     assert not found[3].ignored.any()
 
 
+def test_ids_tell_objects_apart(tmp_path: Path) -> None:
+    source = BoxTable(table(tmp_path / "b.csv", "0,anna,0,0,1,1", "0,7,5,5,1,1", "2,7,6,6,1,1"), "person")
+    found = [source.boxes_of(frame(index)) for index in range(3)]
+    assert source.identified
+    assert [boxes.ids.tolist() for boxes in found if boxes and boxes.ids is not None] == [[0, 1], [], [1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "header"),
+    [
+        (["0,0,0,1,1"], "frame,left,top,width,height"),
+        (["0,1,0,0,1,1", "0,2,5,5,1,1", "1,-1,0,0,1,1", "1,-1,5,5,1,1"], "frame,id,left,top,width,height"),
+        (["0,1,0,0,1,1", "1,,5,5,1,1"], "frame,id,left,top,width,height"),
+    ],
+    ids=["none", "repeated", "missing"],
+)
+def test_ids_that_do_not_tell_objects_apart_are_not_used(tmp_path: Path, rows: list[str], header: str) -> None:
+    source = BoxTable(table(tmp_path / "b.csv", *rows, header=header), "person")
+    found = source.boxes_of(frame(0))
+    assert not source.identified
+    assert found is not None and found.ids is None
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
@@ -198,6 +221,8 @@ def test_truth_is_collected_by_class_index(tmp_path: Path) -> None:
     assert set(truth.of(frame(0)).boxes) == {0}
     assert set(truth.of(frame(1)).boxes) == {1}
     assert truth.of(frame(0)).labels is None
+    assert truth.identified
+    assert not Truth(None, [cars], ("person", "car")).identified
 
 
 def test_classes_that_the_model_lacks_or_that_come_twice_are_refused(tmp_path: Path) -> None:

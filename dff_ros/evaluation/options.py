@@ -12,6 +12,9 @@ import yaml
 from dff_ros.engine.loading import OPTIONAL_PARTS
 from dff_ros.engine.settings import EngineSettings
 
+PROPAGATION = "propagation"
+"""Left out, the key's answer is copied. That is a control of the evaluation: no engine would do so."""
+
 NODE_ONLY = frozenset({"image_transport", "autostart", "report_cost", "class_id_format", "max_image_age", "jpeg_quality"})
 """Parameters of ``dff_node`` that are not the engine's; a test holds them against the node's declarations."""
 
@@ -39,8 +42,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
     options = parser.parse_args(arguments)
-    if options.rate is not None and options.frames is None:
-        parser.error("--rate belongs to --frames")
+    if options.rate is not None and options.frames is None and options.drive is None:
+        parser.error("--rate belongs to --frames and --drive")
+    if options.seed is not None and options.drive is None:
+        parser.error("--seed belongs to --drive")
+    if options.drive is not None and (options.labels or options.boxes or options.box_masks):
+        parser.error("--drive brings its own truth")
     if options.topic is not None and options.bag is None:
         parser.error("--topic belongs to --bag")
     if options.every_offset and options.video_out:
@@ -54,7 +61,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--frames", type=Path, metavar="DIR", help="folder of images, in the order of their names")
     source.add_argument("--video", type=Path, metavar="FILE")
     source.add_argument("--bag", type=Path, metavar="DIR", help="rosbag2, sqlite3 or mcap")
-    group.add_argument("--rate", type=positive, metavar="HZ", help="frames per second of --frames")
+    source.add_argument("--drive", type=count, metavar="N", help="a generated drive of N frames, with exact truth of its own")
+    group.add_argument("--seed", type=count, metavar="S", help="which drive; 0 where not given, those from 1000 on are for training")
+    group.add_argument("--rate", type=positive, metavar="HZ", help="frames per second of --frames or --drive")
     group.add_argument("--topic", metavar="T", help="image topic of --bag; found where there is only one")
     group.add_argument("--range", type=inclusive_range, metavar="A:B", help="source frames from A to B, both included")
 
@@ -65,7 +74,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE]")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     group.add_argument("--params", type=Path, metavar="FILE.yaml", help=params)
-    group.add_argument("--without", type=parts, default=frozenset(), metavar="refine,scale", help="parts of the bundle to leave out")
+    without = "parts to leave out: refine, scale, flow (the key's feature is copied), propagation (the key's answer is copied)"
+    group.add_argument("--without", type=parts, default=frozenset(), metavar="PART,PART", help=without)
     group.add_argument("--flow", metavar="NAME", help="flow network in place of the bundle's, for example dis")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
 
@@ -88,6 +98,13 @@ def positive(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"should be a whole number, got {text!r}")
+    return int(text)
+
+
 def inclusive_range(text: str) -> tuple[int, int]:
     """``A:B`` with 0 <= A <= B."""
     first, colon, last = text.partition(":")
@@ -106,9 +123,9 @@ def ids(text: str) -> tuple[int, ...]:
 
 def parts(text: str) -> frozenset[str]:
     """Names of optional parts separated by commas."""
-    names = frozenset(text.split(","))
-    if not names <= OPTIONAL_PARTS:
-        raise argparse.ArgumentTypeError(f"parts are {', '.join(sorted(OPTIONAL_PARTS))}, got {text!r}")
+    names, known = frozenset(text.split(",")), OPTIONAL_PARTS | {PROPAGATION}
+    if not names <= known:
+        raise argparse.ArgumentTypeError(f"parts are {', '.join(sorted(known))}, got {text!r}")
     return names
 
 

@@ -16,7 +16,8 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.options import engine_settings, parse_arguments
+from dff_ros.evaluation.drive_truth import drive_truth
+from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.report import Report, build_report, summary, write_report
 from dff_ros.evaluation.run import Show, every_offset, lock_step
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
@@ -44,17 +45,18 @@ def replay(options: argparse.Namespace) -> None:
     schedule = parse_schedule(settings.schedule, settings)
     interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
     recording = open_input(options)
-    model = load_model(settings, without=options.without)
+    model = load_model(settings, without=options.without - {PROPAGATION})
     for note in model.notes:
         print(f"dff_replay: {note}", file=sys.stderr)
     truth = open_truth(options, model.card)
     prepare_outputs(options)
     drawing = shown(options.video_out, recording.rate, model.card, settings)
     with tqdm(recording, total=len(recording) or None, unit="frame") as frames, drawing as show:
+        copy = PROPAGATION in options.without
         if interval is None:
-            result = lock_step(frames, model, settings, truth, baseline=options.baseline, show=show)
+            result = lock_step(frames, model, settings, truth, baseline=options.baseline, copy_outputs=copy, show=show)
         else:
-            result = every_offset(frames, model, settings, truth, interval=interval)
+            result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
     warn_unscored(report, options)
     write_report(options.json, report)
@@ -79,7 +81,7 @@ def offset_interval(schedule: Schedule, name: str) -> int:
 def open_input(options: argparse.Namespace) -> Recording:
     """The input, cut to ``--range``."""
     named = {"video": options.video, "frames": options.frames, "bag": options.bag}
-    recording = open_recording(**named, topic=options.topic, rate=options.rate)
+    recording = open_recording(**named, drive=options.drive or 0, topic=options.topic, rate=options.rate, seed=options.seed or 0)
     return recording if options.range is None else select(recording, *options.range)
 
 
@@ -88,6 +90,8 @@ def open_truth(options: argparse.Namespace, card: Card) -> Truth:
     if options.labels is not None and not card.segmentation_classes:
         raise ValueError(f"--labels: the bundle {card.name!r} has no segmentation")
     ignored = (*card.ignored_labels, *options.ignore)
+    if options.drive is not None:
+        return Truth(*drive_truth(card.segmentation_classes, card.detection_classes, ignored), card.detection_classes)
     labels = None if options.labels is None else LabelImages(options.labels, card.segmentation_classes, ignored)
     boxes: list[BoxSource] = [BoxTable(path, name) for path, name in options.boxes]
     boxes += [MaskBoxes(path, name) for path, name in options.box_masks]

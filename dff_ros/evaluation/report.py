@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from dff_ros.evaluation.delay import DelayFigures
 from dff_ros.evaluation.metrics import Curve, describe, difference, mean_or_none
 from dff_ros.evaluation.run import Replay, Tally
 
@@ -24,6 +26,7 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
         "key_rate": None if replay.every_offset else len(run.key_ms) / replay.frames,
         "segmentation": segmentation_figures(run, average_ages=replay.every_offset),
         "detection": detection_figures(run, average_ages=replay.every_offset),
+        "detection_delay": delay_figures(replay.delay),
         "step_ms": times(run),
         "latency_ms": {kind: describe([]) for kind in ("all", "key", "propagated")},  # frames do not arrive by a clock here
         "cost_ratio": ratio(mean_or_none(run.propagated_ms), mean_or_none(run.key_ms)),
@@ -65,6 +68,13 @@ def detection_figures(tally: Tally, *, average_ages: bool) -> Report:
     return {"map50": precision.map50, "map": precision.map, "map50_by_age": score.by_age()}
 
 
+def delay_figures(delay: DelayFigures | None) -> Report:
+    """Frames until new objects are detected, counted from per-frame's detection."""
+    if delay is None:
+        return dict.fromkeys(item.name for item in fields(DelayFigures))
+    return {**asdict(delay), "histogram": {str(frames): count for frames, count in delay.histogram.items()}}
+
+
 def loss_by_age(run: Tally, per_frame: Tally) -> Curve | None:
     """Per-frame minus run: of mIoU where label images were given, else of AP at IoU .5; None where nothing can be compared."""
     if run.segmentation and per_frame.segmentation:
@@ -102,6 +112,10 @@ def summary(report: Mapping[str, Any]) -> str:
             lines.append(f"{name:<12} {report[task][key]:.3f}{_beside(baseline[task][key])}")
     if report["loss_by_age"] is not None:
         lines.append(f"loss by age  {' '.join('-' if loss is None else f'{loss:+.3f}' for loss in report['loss_by_age'])}")
+    delay = report["detection_delay"]
+    if delay["mean"] is not None:
+        found = f"{delay['appearances']} appearances, {delay['missed']:.1%} missed"
+        lines.append(f"new objects  {delay['mean']:+.2f} frames after per-frame, p90 {delay['p90']:+.1f} ({found})")
     if report["agreement"] is not None:
         lines.append(f"agreement    {report['agreement']:.2%} of pixels with per-frame")
     if report["speedup"] is not None:

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from dff_ros.core.results import Task
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult, KeyFrame
+from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
 from dff_ros.evaluation.metrics import Agreement, DetectionScore, SegmentationScore
 from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
@@ -53,6 +55,8 @@ class Replay:
     baseline: Tally | None
     """Per-frame on the same frames, its scores filed under the age that the run had there."""
     every_offset: bool
+    delay: DelayFigures | None = None
+    """Of new objects, where every offset ran and the truth tells objects apart."""
     frames: int = 0
     agreement: Agreement = field(default_factory=Agreement)
 
@@ -68,16 +72,25 @@ class Replay:
 
 
 def lock_step(
-    frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings, truth: Truth, *, baseline: bool, show: Show
+    frames: Iterable[StampedFrame],
+    model: LoadedModel,
+    settings: EngineSettings,
+    truth: Truth,
+    *,
+    baseline: bool,
+    copy_outputs: bool = False,
+    show: Show,
 ) -> Replay:
     """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
 
-    The two take turns in going first, so that neither finds a frame in the caches more often than the other.
+    The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
+    ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat.
     """
     classes = model.card.segmentation_classes
     stream = FeatureFlowStream(model, settings)
     per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
     replay = Replay(Tally(classes), Tally(classes) if baseline else None, every_offset=False)
+    key_answer: FrameResult | None = None
     for item in warmed_up(frames, model, settings):
         reference = None
         if baseline and replay.frames % 2:
@@ -85,44 +98,90 @@ def lock_step(
         result = stream.step(item.frame, item.stamp)
         if baseline and reference is None:
             reference = per_frame.step(item.frame, item.stamp)
+        if result.is_key or key_answer is None:
+            key_answer = result
+        elif copy_outputs:
+            result = copied(key_answer, item.stamp, age=result.key_age_frames)
         replay.add(result, reference, truth.of(item))
         replay.frames += 1
         show(item, result)
     return replay
 
 
-def every_offset(frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings, truth: Truth, *, interval: int) -> Replay:
+def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:
+    """The key's answer given again ``age`` frames later: nothing is computed, so it takes no time."""
+    return replace(
+        key_answer,
+        stamp=stamp,
+        is_key=False,
+        reason="",
+        key_age_frames=age,
+        key_age_ms=(stamp - key_answer.stamp) / 1e6 if stamp and key_answer.stamp else 0.0,
+        motion_px=None,
+        step_ms=0.0,
+        feature_ms=0.0,
+        flow_ms=0.0,
+        head_ms=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class AnsweredKey:
+    """A key frame and its own answer, which is per-frame's."""
+
+    key: KeyFrame
+    answer: FrameResult
+
+
+def every_offset(
+    frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings, truth: Truth, *, interval: int, copy_outputs: bool = False
+) -> Replay:
     """Score every frame from the ``interval``-th on with its key at each of 0..interval-1 frames before it.
 
-    Each frame's feature is computed once, and answers for per-frame at age 0. The last ``interval`` keys are held.
+    Each frame's feature is computed once, and answers for per-frame at age 0. The last ``interval`` keys are held. Together the
+    offsets are all phases of the schedule, so the delay of new objects is followed through the same answers.
     """
     classes = model.card.segmentation_classes
     stream = FeatureFlowStream(model, settings)
     replay = Replay(Tally(classes), Tally(classes), every_offset=True)
-    keys: deque[KeyFrame] = deque(maxlen=interval)
+    followed = truth.identified and settings.detection and Task.DETECTION in model.networks.tasks
+    delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if followed else None
+    keys: deque[AnsweredKey] = deque(maxlen=interval)
     for item in warmed_up(frames, model, settings):
-        started = time.perf_counter()
-        keys.append(stream.make_key(item.frame, item.stamp))
-        key_ms = (time.perf_counter() - started) * 1e3
+        keys.append(_answered_key(stream, item))
         replay.frames += 1
-        if keys[0].geometry != keys[-1].geometry:
+        if keys[0].key.geometry != keys[-1].key.geometry:
             raise ValueError(f"every-offset needs frames of one size, frame {item.index} has another than those before it")
-        if len(keys) == interval:
-            _add_offsets(replay, stream, keys, item, truth.of(item), key_ms)
+        if len(keys) < interval and delay is None:
+            continue
+        known = truth.of(item)
+        answers = [_answer_from(stream, key, item, age, copy_outputs=copy_outputs) for age, key in enumerate(reversed(keys))]
+        for answer in answers if len(keys) == interval else ():
+            replay.add(answer, answers[0], known)
+        if delay is not None:
+            delay.add(known.boxes, [answer.detections for answer in answers if answer.detections is not None])
     if replay.frames < interval:
         raise ValueError(f"every-offset at fixed:{interval} needs at least {interval} frames, got {replay.frames}")
+    replay.delay = None if delay is None else delay.figures()
     return replay
 
 
-def _add_offsets(
-    replay: Replay, stream: FeatureFlowStream, keys: deque[KeyFrame], item: StampedFrame, truth: FrameTruth, key_ms: float
-) -> None:
-    """Take one frame's answers from each key, the newest of which is its own and took ``key_ms`` to make."""
-    answer = stream.propagate_from(keys[-1], item.frame, item.stamp, age=0)
-    per_frame = replace(answer, step_ms=key_ms + answer.step_ms)
-    replay.add(per_frame, per_frame, truth)
-    for age in range(1, len(keys)):
-        replay.add(stream.propagate_from(keys[-1 - age], item.frame, item.stamp, age=age), per_frame, truth)
+def _answered_key(stream: FeatureFlowStream, item: StampedFrame) -> AnsweredKey:
+    """The frame as a key, and per-frame's answer to it; making the key is part of that step."""
+    started = time.perf_counter()
+    key = stream.make_key(item.frame, item.stamp)
+    key_ms = (time.perf_counter() - started) * 1e3
+    answer = stream.propagate_from(key, item.frame, item.stamp, age=0)
+    return AnsweredKey(key, replace(answer, step_ms=key_ms + answer.step_ms))
+
+
+def _answer_from(stream: FeatureFlowStream, held: AnsweredKey, item: StampedFrame, age: int, *, copy_outputs: bool) -> FrameResult:
+    """The answer to a frame whose key lies ``age`` frames back."""
+    if age == 0:
+        return held.answer
+    if copy_outputs:
+        return copied(held.answer, item.stamp, age=age)
+    return stream.propagate_from(held.key, item.frame, item.stamp, age=age)
 
 
 def warmed_up(frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings) -> Iterator[StampedFrame]:

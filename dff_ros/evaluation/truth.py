@@ -41,21 +41,33 @@ class ClassBoxes:
 
     ``boxes`` is (N, 4) float64, x1 y1 x2 y2 in source pixels, right and bottom exclusive; ``ignored`` (N,) bool marks those
     that neither count nor punish; ``unknown`` (H, W) bool marks pixels where an answer cannot be called wrong: nobody knows
-    what is there, or it belongs to an ignored object.
+    what is there, or it belongs to an ignored object. ``ids`` (N,) int64 are the same for the same object through the
+    recording; None where nobody knows which is which.
     """
 
     boxes: NDArray[np.float64]
     ignored: NDArray[np.bool_]
     unknown: NDArray[np.bool_] | None = None
+    ids: NDArray[np.int64] | None = None
 
 
 class BoxSource(Protocol):
     """Truth for one detection class."""
 
     class_name: str
+    identified: bool
+    """Whether its objects have ids."""
 
     def boxes_of(self, frame: StampedFrame) -> ClassBoxes | None:
         """The frame's objects, possibly none; None where the truth does not cover the frame."""
+
+
+class LabelSource(Protocol):
+    """Truth for segmentation."""
+
+    def labels_of(self, frame: StampedFrame) -> NDArray[np.uint8] | None:
+        """(H, W) uint8 class ids of the model, 255 where not scored; None for a frame without labels."""
+        ...
 
 
 class MatchedImages:
@@ -133,12 +145,14 @@ class LabelImages:
 class BoxTable:
     """Boxes from a CSV file with the columns frame, id, left, top, width, height; ``frame`` is the source index.
 
-    The table covers every source frame from its first row to its last.
+    The table covers every source frame from its first row to its last. The column ``id`` (any text) may be missing; where it
+    is, or has the same id twice in a frame, nobody knows which object is which.
     """
 
     def __init__(self, path: Path, class_name: str) -> None:
         self.class_name = class_name
         self._boxes: dict[int, list[tuple[float, float, float, float]]] = {}
+        self._ids: dict[int, list[int]] = {}
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 self._read(csv.DictReader(file), path)
@@ -147,11 +161,13 @@ class BoxTable:
         if not self._boxes:
             raise TruthError(f"{path} holds no boxes")
         self._first, self._last = min(self._boxes), max(self._boxes)
+        self.identified = all(len(set(self._ids.get(frame, ()))) == len(boxes) for frame, boxes in self._boxes.items())
 
     def _read(self, rows: csv.DictReader[str], path: Path) -> None:
         missing = [name for name in ("frame", "left", "top", "width", "height") if name not in (rows.fieldnames or ())]
         if missing:
             raise TruthError(f"{path} lacks the column {', '.join(missing)} (expected frame,id,left,top,width,height)")
+        numbers: dict[str, int] = {}
         for row in rows:
             try:
                 frame = int(row["frame"])
@@ -165,17 +181,22 @@ class BoxTable:
             if not (width > 0 and height > 0):
                 raise TruthError(f"{path}, line {rows.line_num}: width and height should be positive, got {width} and {height}")
             self._boxes.setdefault(frame, []).append((left, top, left + width, top + height))
+            if row.get("id"):
+                self._ids.setdefault(frame, []).append(numbers.setdefault(row["id"], len(numbers)))
 
     def boxes_of(self, frame: StampedFrame) -> ClassBoxes | None:
         """The frame's rows; None outside the table's frames."""
         if not self._first <= frame.index <= self._last:
             return None
         boxes = np.array(self._boxes.get(frame.index, []), np.float64).reshape(-1, 4)
-        return ClassBoxes(boxes, np.zeros(len(boxes), bool))
+        ids = np.array(self._ids.get(frame.index, []), np.int64) if self.identified else None
+        return ClassBoxes(boxes, np.zeros(len(boxes), bool), ids=ids)
 
 
 class MaskBoxes:
     """Boxes around the connected components (8 neighbours) of value 255 in mask images; touching objects are one box."""
+
+    identified = False
 
     def __init__(self, folder: Path, class_name: str) -> None:
         self.class_name = class_name
@@ -209,7 +230,7 @@ class FrameTruth:
 class Truth:
     """All ground truth of a run."""
 
-    def __init__(self, labels: LabelImages | None, boxes: Sequence[BoxSource], detection_classes: Sequence[str]) -> None:
+    def __init__(self, labels: LabelSource | None, boxes: Sequence[BoxSource], detection_classes: Sequence[str]) -> None:
         """Raises TruthError where a box source's class is not among the model's ``detection_classes``, or given twice."""
         self.labels = labels
         self._boxes: dict[int, BoxSource] = {}
@@ -221,6 +242,11 @@ class Truth:
             if index in self._boxes:
                 raise TruthError(f"boxes of {source.class_name!r} are given twice")
             self._boxes[index] = source
+
+    @property
+    def identified(self) -> bool:
+        """Whether some objects have ids."""
+        return any(source.identified for source in self._boxes.values())
 
     def of(self, frame: StampedFrame) -> FrameTruth:
         """The frame's truth; classes that do not cover the frame are absent."""
