@@ -13,7 +13,7 @@ from dff_train.augment import NETWORK_PIXELS, Augmentation, augment
 from dff_train.drives import DriveScenes
 from dff_train.readers import CamVidStills, DataError, HighwayFrames, PetsFrames
 from dff_train.samples import Sample
-from dff_train.source_pairs import LONGEST_OFFSET, Source
+from dff_train.source_pairs import PAPER_OFFSETS, Source
 
 SOURCES: Mapping[str, Callable[[Path, bool], Source]] = {
     CamVidStills.name: lambda data, _: CamVidStills(data / "camvid" / "train"),
@@ -34,9 +34,9 @@ class MixedDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         *,
         seed: int = 0,
-        max_offset: int = LONGEST_OFFSET,
+        offsets: tuple[int, int] = PAPER_OFFSETS,
     ) -> None:
-        """``weights`` are the shares of the sources; pairs are 0..``max_offset`` frames apart, with 0 every sample is a still."""
+        """``weights`` are the shares of the sources; ``offsets`` the fewest and most frames of a pair: with (0, 0) all are stills."""
         if not sources or len(sources) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"expected a weight of at least 0 for each of {len(sources)} sources, not all 0, got {list(weights)}")
         # A loader's process is forked off this one. OpenCV's threads do not survive that: the first warp, or changing the number of
@@ -46,12 +46,12 @@ class MixedDataset(Dataset[Sample]):
         self.shares = np.asarray(weights, float) / sum(weights)
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
-        self.max_offset = max_offset
+        self.offsets = offsets
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, index))
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
-        return augment(source.pair(int(rng.integers(len(source))), rng, self.max_offset), self.augmentation, rng)
+        return augment(source.pair(int(rng.integers(len(source))), rng, self.offsets), self.augmentation, rng)
 
 
 def open_sources(data: Path, names: Sequence[str], *, flow: bool = False) -> list[Source]:
@@ -68,7 +68,7 @@ def mixed_dataset(
     *,
     crop: tuple[int, int],
     seed: int = 0,
-    max_offset: int = LONGEST_OFFSET,
+    offsets: tuple[int, int] = PAPER_OFFSETS,
     input_pixels: int = NETWORK_PIXELS,
     flow: bool = False,
 ) -> MixedDataset:
@@ -78,4 +78,4 @@ def mixed_dataset(
     """
     sources = open_sources(data, list(shares), flow=flow)
     augmentation = Augmentation(crop=crop, pixels=input_pixels, flow=flow)
-    return MixedDataset(sources, list(shares.values()), augmentation, seed=seed, max_offset=max_offset)
+    return MixedDataset(sources, list(shares.values()), augmentation, seed=seed, offsets=offsets)

@@ -10,12 +10,13 @@ import numpy as np
 from dff_ros.recording.drive import DriveFrame, GeneratedDrive
 from dff_train.components import components, rare_points
 from dff_train.samples import DETECTION_CLASS_OF
-from dff_train.source_pairs import LONGEST_OFFSET, Array, SourcePair, Truth, no_boxes
+from dff_train.source_pairs import LONGEST_OFFSET, PAPER_OFFSETS, Array, SourcePair, Truth, no_boxes
 
 SEEDS = range(1000, 1040)
 """Drives to learn from; the demo and the tests use seeds below 1000."""
 
 _RATE = 15.0
+_DISTANCES = ((1, 5), (5, 10), (10, LONGEST_OFFSET + 1))
 _FARTHEST = 500.0
 """Pixels; longer flow, that of points passing the camera, leads out of the frame anyway."""
 
@@ -39,7 +40,7 @@ class _Scene:
 
 
 class DriveScenes:
-    """Scenes out of generated drives, drawn once (about 10 ms a frame): each a labelled frame, one near and one far key frame."""
+    """Scenes out of generated drives, drawn once (about 10 ms a frame): each a labelled frame, a near, a far and a very far key frame."""
 
     name = "drives"
 
@@ -51,16 +52,17 @@ class DriveScenes:
             apart = int(5 * _RATE)
             drive = GeneratedDrive(seed, scenes * apart + LONGEST_OFFSET + 1, width=width, height=height, rate=_RATE)
             for scene in range(scenes):
-                offsets = (int(rng.integers(1, 5)), int(rng.integers(5, LONGEST_OFFSET + 1)))
+                offsets = [int(rng.integers(low, high)) for low, high in _DISTANCES]
                 self.scenes.append(_scene(drive, LONGEST_OFFSET + scene * apart, offsets, flow))
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def pair(self, index: int, rng: np.random.Generator, max_offset: int = LONGEST_OFFSET) -> SourcePair:
-        """Scene ``index`` as a still or with one of its key frames, each as likely."""
+    def pair(self, index: int, rng: np.random.Generator, offsets: tuple[int, int] = PAPER_OFFSETS) -> SourcePair:
+        """Scene ``index`` as a still or with one of its key frames, each as likely; the nearest where ``offsets`` allows none."""
         scene = self.scenes[index]
-        keys = [None, *(key for key in scene.keys if key.offset <= max_offset)]
+        fewest, most = offsets
+        keys = [None] * (fewest == 0) + [key for key in scene.keys if fewest <= key.offset <= most] or [scene.keys[0]]
         key = keys[rng.integers(len(keys))]
         if key is None:
             return SourcePair(scene.image, scene.image, 0, scene.truth, self.name)

@@ -16,7 +16,7 @@ import numpy as np
 from dff_train.components import boxes_of_labels, components, rare_points
 from dff_train.motion import cut_objects, make_pair
 from dff_train.samples import DETECTION_CLASS_OF, IGNORED_LABEL, SEGMENTATION_CLASSES
-from dff_train.source_pairs import LONGEST_OFFSET, Array, Cutout, SourcePair, Truth, no_boxes
+from dff_train.source_pairs import PAPER_OFFSETS, Array, Cutout, SourcePair, Truth, no_boxes
 
 PERSON, CAR = 0, 1
 
@@ -46,9 +46,11 @@ class CamVidStills:
     def __len__(self) -> int:
         return len(self.stills)
 
-    def pair(self, index: int, rng: np.random.Generator, max_offset: int = LONGEST_OFFSET) -> SourcePair:
-        """Still ``index`` alone, or a pair made from it with an offset of at least 1."""
-        offset = 0 if max_offset == 0 or rng.random() < self.still_share else int(rng.integers(1, max_offset + 1))
+    def pair(self, index: int, rng: np.random.Generator, offsets: tuple[int, int] = PAPER_OFFSETS) -> SourcePair:
+        """Still ``index`` alone where an offset of 0 is allowed, or a pair made from it."""
+        fewest, most = offsets
+        still = most == 0 or (fewest == 0 and rng.random() < self.still_share)
+        offset = 0 if still else int(rng.integers(max(fewest, 1), most + 1))
         return make_pair(self.stills[index], self.truth[index], offset, self.cutouts, self.name, rng)
 
     def truths(self) -> list[tuple[tuple[int, int], Truth]]:
@@ -63,7 +65,7 @@ def camvid_truth(labels: Array) -> Truth:
 
 
 class _Clip:
-    """Consecutive frames; a pair's key frame lies 0..9 frames back, at most at the clip's start."""
+    """Consecutive frames; the key frame of a pair lies at most at the clip's start."""
 
     name: str
 
@@ -74,9 +76,11 @@ class _Clip:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def pair(self, index: int, rng: np.random.Generator, max_offset: int = LONGEST_OFFSET) -> SourcePair:
-        """Frame ``index`` with a real earlier frame as its key."""
-        offset = min(int(rng.integers(0, max_offset + 1)), index)
+    def pair(self, index: int, rng: np.random.Generator, offsets: tuple[int, int] = PAPER_OFFSETS) -> SourcePair:
+        """Frame ``index`` with a real earlier frame as its key; one of the first frames gives way to the first that has a key."""
+        fewest, most = offsets
+        index = min(max(index, fewest), len(self.frames) - 1)
+        offset = min(int(rng.integers(fewest, most + 1)), index)
         return SourcePair(self.frames[index - offset], self.frames[index], offset, self.truth[index], self.name)
 
     def truths(self) -> list[tuple[tuple[int, int], Truth]]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from dff_ros.core.bundle import Card, parse_card
+from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.samples import DETECTION_CLASSES, SEGMENTATION_CLASSES
 
 Part = TypeVar("Part")
@@ -27,7 +28,20 @@ class Stage:
     weight_decay: float = 1e-2
     pairs: bool = False
     """False: every sample is a still (per-frame training). True: the feature of a key frame is propagated to the labelled frame
-    (end-to-end training, DFF sec. 3.4), with batch norm frozen."""
+    (end-to-end training, DFF sec. 3.4), with the feature network's batch norm frozen."""
+    trains: tuple[str, ...] = ()
+    """Parts that learn, by the names of modules: ``feature_network``, ``feature_network.fuse``, ``flow_network``, ``refine_network``,
+    ``heads``, ...; the rest stays bit by bit as it is. Empty: all of them."""
+    offsets: tuple[int, ...] = ()
+    """Pairs are from the first to the second of these frames apart; empty: 0 to the recipe's ``max_offset``. Where the per-frame
+    path is frozen nothing is to be learned at 0."""
+    sources: Mapping[str, float] = field(default_factory=dict)
+    """Instead of the recipe's, where given."""
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """Beside the recipe's, which they override by name."""
+    teacher: str = ""
+    """Bundle whose per-frame path the distillation losses compare with. Empty: on pairs the model's own, as it is when the stage
+    starts; on stills none."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +60,23 @@ class Recipe:
     ema_decay: float = 0.999
     """The bundle holds an exponential moving average of the weights: on little data it is the better network."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
-    """Name of a loss -> its weight; 1 where not given."""
+    """Name of a loss -> its weight, see :data:`dff_train.objective.DEFAULT_WEIGHTS`."""
     class_weights: tuple[float, ...] = ()
     """Weight of each segmentation class in the cross entropy; empty: all alike. Rare classes vanish without it."""
+
+    def weights_of(self, stage: Stage) -> dict[str, float]:
+        """Every loss's weight in a stage."""
+        return {**DEFAULT_WEIGHTS, **self.loss_weights, **stage.loss_weights}
+
+    def sources_of(self, stage: Stage) -> Mapping[str, float]:
+        """The sources of a stage and their shares."""
+        return stage.sources or self.sources
+
+    def offsets_of(self, stage: Stage) -> tuple[int, int]:
+        """Fewest and most frames between the frames of a stage's pairs; 0 and 0 for stills."""
+        if not stage.pairs:
+            return 0, 0
+        return (stage.offsets[0], stage.offsets[1]) if stage.offsets else (0, self.max_offset)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -56,12 +84,14 @@ def read_recipe(path: Path) -> Recipe:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         content["card"] = parse_card(content["card"])
-        content["stages"] = tuple(_part(Stage, stage) for stage in content["stages"])
+        content["stages"] = tuple(_stage(stage) for stage in content["stages"])
         content["crop"] = tuple(content.get("crop", Recipe.crop))
         content["class_weights"] = tuple(map(float, content.get("class_weights", ())))
         _check_classes(content["card"])
         _check_weights(content["card"], content["class_weights"])
         recipe = _part(Recipe, content)
+        for weights in (recipe.loss_weights, *(stage.loss_weights for stage in recipe.stages)):
+            _check_losses(weights)
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
     return recipe
@@ -77,6 +107,22 @@ def _check_classes(card: Card) -> None:
 def _check_weights(card: Card, weights: tuple[float, ...]) -> None:
     if weights and (len(weights) != len(card.segmentation_classes) or min(weights) <= 0):
         raise ValueError(f"class_weights should be {len(card.segmentation_classes)} numbers above 0, got {list(weights)}")
+
+
+def _check_losses(weights: Mapping[str, float]) -> None:
+    unknown = sorted(set(weights) - set(DEFAULT_WEIGHTS))
+    if unknown:
+        raise ValueError(f"losses are {', '.join(DEFAULT_WEIGHTS)}, got {', '.join(unknown)}")
+    if any(weight < 0 for weight in weights.values()):
+        raise ValueError(f"weights of losses should be at least 0, got {dict(weights)}")
+
+
+def _stage(content: Mapping[str, Any]) -> Stage:
+    lists = {name: tuple(content[name]) for name in ("trains", "offsets") if name in content}
+    stage = _part(Stage, {**content, **lists})
+    if stage.offsets and not (len(stage.offsets) == 2 and 0 <= stage.offsets[0] <= stage.offsets[1] > 0):
+        raise ValueError(f"offsets should be the fewest and the most frames between a pair's frames, got {list(stage.offsets)}")
+    return stage
 
 
 def _part(kind: type[Part], content: Mapping[str, Any]) -> Part:

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-LONGEST_OFFSET = 9
-"""Frames between the key frame and the current one are 0..9, as in the paper (section 3)."""
+PAPER_OFFSETS = (0, 9)
+"""Fewest and most frames between the key frame and the current one, as in the paper (section 3)."""
+
+LONGEST_OFFSET = 15
+"""Most frames that a source can put between them: half as far again, so that a key frame that comes late is nothing new."""
 
 UNMOVED: Array = np.eye(3)
 
@@ -89,8 +92,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pair(self, index: int, rng: np.random.Generator, max_offset: int = LONGEST_OFFSET) -> SourcePair:
-        """Frame ``index`` as the current one, with a key frame 0..``max_offset`` frames before it."""
+    def pair(self, index: int, rng: np.random.Generator, offsets: tuple[int, int] = PAPER_OFFSETS) -> SourcePair:
+        """Frame ``index`` (or one near it) as the current one, with a key frame ``offsets[0]`` to ``offsets[1]`` frames before it."""
         ...
 
     def truths(self) -> list[tuple[tuple[int, int], Truth]]:

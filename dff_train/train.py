@@ -17,13 +17,11 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
-from dff_ros.core.propagate import FlowFields, propagate
-from dff_ros.core.results import Task
 from dff_train.datasets import mixed_dataset
-from dff_train.losses import detection_loss, lovasz_loss, segmentation_loss
+from dff_train.objective import DISTILLATION_LOSSES, batch_losses
+from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
 from dff_train.recipe import Recipe, Stage
 from dff_train.samples import Batch, collate
-from dff_train.targets import DetectionTargets
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -45,7 +43,9 @@ class Training:
         self.average = AveragedModel(self.model, avg_fn=average, use_buffers=True)
         self.stage_index = 0
         self.step = 0
-        self.optimizer = self._fresh_optimizer()
+        for stage in recipe.stages:
+            check_parts(self.model, stage.trains)
+        self._enter_stage()
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -64,11 +64,30 @@ class Training:
         self.stage_index += 1
         self.step = 0
         if not self.finished:
-            self.optimizer = self._fresh_optimizer()
+            self._enter_stage()
+
+    def _enter_stage(self) -> None:
+        """Freeze what the stage does not train, and take the teacher and a fresh optimiser for the rest."""
+        freeze_but(self.model, self.stage.trains)
+        self.optimizer = self._fresh_optimizer()
+        self.teacher = self._stage_teacher()
+
+    def _stage_teacher(self) -> DeepFeatureFlow | None:
+        """Whose per-frame path the stage distils: the bundle it names or, on pairs, the model's own; None where it does not distil."""
+        weights = self.recipe.weights_of(self.stage)
+        if not any(weights[name] for name in DISTILLATION_LOSSES):
+            return None
+        if not self.stage.teacher:
+            return frozen_teacher(self.model) if self.stage.pairs else None
+        _, bundle = load_bundle(self.stage.teacher)
+        teacher = frozen_teacher(bundle.to(self.device).requires_grad_(False))
+        if (teacher.channels, teacher.stride) != (self.model.channels, self.model.stride) or not self.model.tasks <= teacher.tasks:
+            raise ValueError(f"teacher {self.stage.teacher} should have the recipe's heads, channels and stride")
+        return teacher
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.stage.learning_rate)
 
@@ -87,6 +106,7 @@ class Training:
             else:
                 weight.copy_(found)
         self.average.module.load_state_dict(state)
+        self._enter_stage()
         return untouched
 
     def save(self) -> None:
@@ -95,6 +115,7 @@ class Training:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "stage_index": self.stage_index,
             "step": self.step,
         }
@@ -112,8 +133,10 @@ class Training:
         self.average.load_state_dict(state["average"])
         self.stage_index, self.step = state["stage_index"], state["step"]
         if not self.finished:
-            self.optimizer = self._fresh_optimizer()
+            self._enter_stage()
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.teacher is not None and state.get("teacher"):
+                self.teacher.load_state_dict(state["teacher"])
         return True
 
     def export(self, folder: Path) -> None:
@@ -153,13 +176,12 @@ def _train_stage(training: Training, data: Path, *, workers: int, deadline: floa
 
 def _batches(training: Training, data: Path, workers: int) -> Iterator[Batch]:
     stage, recipe = training.stage, training.recipe
-    offset = recipe.max_offset if stage.pairs else 0
     dataset = mixed_dataset(
         data,
-        recipe.sources,
+        recipe.sources_of(stage),
         crop=recipe.crop,
         seed=recipe.seed + training.stage_index,
-        max_offset=offset,
+        offsets=recipe.offsets_of(stage),
         input_pixels=recipe.card.input_pixels,
     )
     # Each sample depends only on its index, so a resumed run reads on exactly where it stopped.
@@ -175,19 +197,22 @@ def training_step(training: Training, batch: Batch) -> dict[str, float]:
     stage, model = training.stage, training.model
     # Sampling of anchors depends on the step alone, so that an interrupted run ends in the same weights.
     torch.manual_seed(hash((training.recipe.seed, training.stage_index, training.step)))
-    model.train()
-    if stage.pairs:
-        freeze_batch_norm(model)
+    set_modes(model, stage.trains, pairs=stage.pairs)
     for group in training.optimizer.param_groups:
         group["lr"] = stage.learning_rate * learning_rate_factor(training.step, stage.steps)
     balance = torch.tensor(training.recipe.class_weights, device=training.device) if training.recipe.class_weights else None
-    losses = batch_losses(model, batch, training.device, pairs=stage.pairs, class_weights=balance)
-    weights = training.recipe.loss_weights
-    total = torch.stack([loss * weights.get(name, 1.0) for name, loss in losses.items()]).sum()
+    weights = training.recipe.weights_of(stage)
+    losses = batch_losses(
+        model, batch, training.device, pairs=stage.pairs, weights=weights, teacher=training.teacher, class_weights=balance
+    )
+    if not losses:
+        raise ValueError(f"stage {stage.name!r} has no loss with a weight above 0 for what the model answers")
+    total = torch.stack([loss * weights[name] for name, loss in losses.items()]).sum()
     training.optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-    training.optimizer.step()
+    if total.requires_grad:  # a batch without a pair says nothing to a stage that trains propagation alone
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        training.optimizer.step()
     training.average.update_parameters(model)
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
@@ -208,58 +233,6 @@ def learning_rate_factor(step: int, steps: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
-
-
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Batch norm with its running statistics: key frames alone would shift them (DFF, sec. 4.1)."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-
-
-def batch_losses(
-    model: DeepFeatureFlow, batch: Batch, device: torch.device, *, pairs: bool, class_weights: Tensor | None = None
-) -> dict[str, Tensor]:
-    """The losses of both heads on the current frames, whose features were computed or, with ``pairs``, propagated."""
-    image = _image(batch.images, device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        feature = model.feature_network(_image(batch.key_images, device) if pairs else image)
-    feature = feature.float()
-    if pairs:
-        feature = _propagated(model, feature, image, _image(batch.key_images, device), batch.offsets.to(device))
-    losses: dict[str, Tensor] = {}
-    if Task.SEGMENTATION in model.tasks:
-        scores, labels = model.head(Task.SEGMENTATION)(feature), batch.labels.to(device)
-        losses["segmentation"] = segmentation_loss(scores, labels, weights=class_weights)
-        losses["lovasz"] = lovasz_loss(scores, labels)
-    if Task.DETECTION in model.tasks:
-        head = model.head(Task.DETECTION)
-        losses |= detection_loss(head, head(feature), _targets(batch, device), *batch.images.shape[2:])
-    return losses
-
-
-def _propagated(model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor) -> Tensor:
-    """Features of the current frames; at offset 0 the unwarped one, which keeps the per-frame path trained (DFF, sec. 3.4)."""
-    moved = offsets > 0
-    if not bool(moved.any()):
-        return key_feature
-    network = model.flow_network
-    fields: FlowFields = network(network.prepare(image[moved]), network.prepare(key_image[moved]))
-    scale = None if fields.scale is None else fields.scale.to(key_feature.device)
-    carried = propagate(key_feature[moved], FlowFields(fields.flow.to(key_feature.device), scale))
-    return key_feature.index_copy(0, moved.nonzero().squeeze(1), carried)
-
-
-def _image(pixels: Tensor, device: torch.device) -> Tensor:
-    """(N, 3, H, W) uint8 -> float32 in 0..1 on the device."""
-    return pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255.0
-
-
-def _targets(batch: Batch, device: torch.device) -> list[DetectionTargets]:
-    return [
-        DetectionTargets(boxes.to(device), labels.to(device), ignored.to(device), labelled.to(device))
-        for boxes, labels, ignored, labelled in zip(batch.boxes, batch.box_labels, batch.ignore_boxes, batch.labelled_classes, strict=True)
-    ]
 
 
 def _log(training: Training, losses: dict[str, float]) -> None:

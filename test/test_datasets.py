@@ -91,13 +91,13 @@ def test_real_pairs_are_the_offset_apart_and_start_with_the_clip(data: Path) -> 
     offsets = {source.pair(11, rng).offset for _ in range(200)}
     assert offsets == set(range(10))
     assert {source.pair(2, rng).offset for _ in range(50)} == {0, 1, 2}
-    pair = source.pair(11, rng, max_offset=9)
+    pair = source.pair(11, rng, offsets=(0, 9))
     assert pair.key_image is source.frames[11 - pair.offset]
 
 
-def test_max_offset_zero_gives_stills_from_every_source(data: Path) -> None:
+def test_offset_zero_alone_gives_stills_from_every_source(data: Path) -> None:
     sources = [CamVidStills(data / "camvid/train"), PetsFrames(data / "pets09", range(12)), DriveScenes([3], scenes=1, width=64, height=48)]
-    dataset = MixedDataset(sources, [1, 1, 1], SMALL, max_offset=0)
+    dataset = MixedDataset(sources, [1, 1, 1], SMALL, offsets=(0, 0))
     for index in range(20):
         sample = dataset[index]
         assert sample.offset == 0
@@ -110,6 +110,18 @@ def test_camvid_samples_are_half_stills_half_pairs(data: Path) -> None:
     offsets = [source.pair(0, rng).offset for _ in range(400)]
     assert 0.4 < np.mean([offset == 0 for offset in offsets]) < 0.6
     assert set(offsets) == set(range(10))
+
+
+def test_every_source_can_be_asked_for_pairs_alone(data: Path) -> None:
+    rng = np.random.default_rng(0)
+    camvid, pets = CamVidStills(data / "camvid/train"), PetsFrames(data / "pets09", range(12))
+    drives = DriveScenes([3], scenes=1, width=64, height=48)
+    assert {camvid.pair(0, rng, (2, 4)).offset for _ in range(60)} == {2, 3, 4}
+    assert {pets.pair(7, rng, (2, 4)).offset for _ in range(60)} == {2, 3, 4}
+    assert {pets.pair(0, rng, (2, 4)).offset for _ in range(60)} == {2}, "the first frame with a key so far back is frame 2"
+    assert {drives.pair(0, rng, (2, 4)).offset for _ in range(60)} == {drives.scenes[0].keys[0].offset}
+    assert [key.offset > 9 for key in drives.scenes[0].keys] == [False, False, True]
+    assert {drives.pair(0, rng, (0, 9)).offset for _ in range(60)} == {0, *(key.offset for key in drives.scenes[0].keys[:2])}
 
 
 def test_drives_come_with_exact_flow_and_everything_labelled() -> None:

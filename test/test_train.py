@@ -13,12 +13,13 @@ import yaml
 from conftest import tiny_card
 from training_data import write_camvid
 
-from dff_ros.core.bundle import build_model, load_bundle
+from dff_ros.core.bundle import Card, build_model, load_bundle
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_train.cli import main
+from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
-from dff_train.train import Training, batch_losses, learning_rate_factor, moving_average, train, training_step
+from dff_train.train import Training, learning_rate_factor, moving_average, train, training_step
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -62,6 +63,29 @@ def batch(offsets: tuple[int, ...], seed: int = 0) -> Batch:
     )
 
 
+def tiny_card_with_branch() -> Card:
+    """The tiny card with a branch on the current frame."""
+    return tiny_card(architecture={**tiny_card().architecture, "refine_network": {"kind": "light", "width": 16, "blocks": (1, 1)}})
+
+
+def label_free() -> dict[str, float]:
+    """Weights of losses that need no label, all others 0."""
+    return {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 0.3, "distil_segmentation": 1.0, "distil_detection": 1.0}
+
+
+def unlabelled(labelled: Batch) -> Batch:
+    """The same frames without truth."""
+    count = len(labelled)
+    nothing = [torch.zeros(0, 4)] * count
+    return replace(
+        labelled,
+        labels=torch.full_like(labelled.labels, 255),
+        boxes=nothing,
+        box_labels=[torch.zeros(0, dtype=torch.long)] * count,
+        labelled_classes=torch.zeros(count, 3, dtype=torch.bool),
+    )
+
+
 def test_the_shipped_recipes_are_readable_and_build_their_networks() -> None:
     paths = sorted((REPOSITORY / "dff_train" / "recipes").glob("*.yaml"))
     assert paths
@@ -76,6 +100,8 @@ def test_the_shipped_recipes_are_readable_and_build_their_networks() -> None:
         (lambda content: content.pop("stages"), "stages"),
         (lambda content: content["stages"][0].update(epochs=3), "stage knows .*, got epochs"),
         (lambda content: content.update(class_weights=[1, 2]), "class_weights should be 11 numbers above 0, got \\[1.0, 2.0\\]"),
+        (lambda content: content.update(loss_weights={"colour": 1}), "losses are .*, got colour"),
+        (lambda content: content["stages"][1].update(offsets=[9]), "offsets should be the fewest and the most .*, got \\[9\\]"),
         (lambda content: content.update(colour="red"), "recipe knows .*, got colour"),
         (
             lambda content: content["card"]["detection_classes"].reverse(),
@@ -132,13 +158,104 @@ def test_end_to_end_training_reaches_every_weight_of_a_flow_network() -> None:
         assert weight.grad is not None and bool(torch.isfinite(weight.grad).all()), name
 
 
-def test_batch_norm_is_frozen_on_pairs_and_learns_on_stills(tmp_path: Path) -> None:
+def test_batch_norm_of_the_feature_network_is_frozen_on_pairs_and_that_of_the_branch_learns(tmp_path: Path) -> None:
     for pairs in (False, True):
-        training = Training(recipe(stages=(Stage("only", 10, pairs=pairs),)), tmp_path, CPU)
-        statistics = training.model.feature_network.stem[1].running_mean
-        before = statistics.clone()
+        training = Training(recipe(card=tiny_card_with_branch(), stages=(Stage("only", 10, pairs=pairs),)), tmp_path, CPU)
+        model = training.model
+        statistics = [model.feature_network.stem[1].running_mean, model.refine_network.encoder[0][1].running_mean]
+        before = [each.clone() for each in statistics]
         training_step(training, batch((0, 1)))
-        assert torch.equal(statistics, before) == pairs
+        assert [torch.equal(*each) for each in zip(statistics, before, strict=True)] == [pairs, not pairs]
+
+
+def test_only_the_parts_of_a_stage_learn_and_the_rest_keeps_every_bit(tmp_path: Path) -> None:
+    distilled = {"feature": 0.3, "distil_segmentation": 1.0, "distil_detection": 1.0}
+    stages = (
+        Stage("branch", 10, batch=2, pairs=True, trains=("refine_network",), loss_weights=distilled),
+        Stage("heads", 10, batch=2, trains=("heads", "feature_network.reduce")),
+    )
+    training = Training(recipe(card=tiny_card_with_branch(), stages=stages), tmp_path, CPU)
+    for parts in (("refine_network.",), ("heads.", "feature_network.reduce.")):
+        before = {name: weight.clone() for name, weight in training.model.state_dict().items()}
+        averaged = {name: weight.clone() for name, weight in training.average.module.state_dict().items()}
+        for seed in range(4):
+            training_step(training, batch((1, 4) if training.stage.pairs else (0, 0), seed))
+        for name, weight in training.model.named_parameters():
+            assert (weight.grad is not None) == name.startswith(parts), name
+        for after, was in ((training.model, before), (training.average.module, averaged)):
+            changed = {name for name, weight in after.state_dict().items() if not torch.equal(weight, was[name])}
+            assert changed and all(name.startswith(parts) for name in changed), changed
+        training.next_stage()
+
+
+def test_a_part_without_weights_cannot_be_trained(tmp_path: Path) -> None:
+    stage = Stage("flow", 10, pairs=True, trains=("flow_network",))
+    with pytest.raises(ValueError, match=r"\(feature_network, heads, or a part of these\), got flow_network"):
+        Training(recipe(stages=(stage,)), tmp_path, CPU)
+
+
+def test_the_branch_alone_learns_from_the_frozen_teacher_without_any_label(tmp_path: Path) -> None:
+    stage = Stage("branch", 1000, batch=2, learning_rate=1e-2, pairs=True, trains=("refine_network",), loss_weights=label_free())
+    training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
+    training.step = 200
+    same = unlabelled(batch((1, 4)))
+    first = training_step(training, same)
+    assert set(first) == {"feature", "distil_segmentation", "distil_detection"}
+    for _ in range(30):
+        last = training_step(training, same)
+    assert all(last[name] < 0.8 * first[name] for name in first), (first, last)
+
+
+def test_a_pair_of_offset_0_is_its_own_teacher(tmp_path: Path) -> None:
+    stage = Stage("branch", 10, batch=2, pairs=True, trains=("refine_network",), loss_weights=label_free())
+    training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
+    before = [weight.clone() for weight in training.model.parameters()]
+    losses = training_step(training, batch((0, 0)))
+    assert losses == pytest.approx({"feature": 0.0, "distil_segmentation": 0.0, "distil_detection": 0.0}, abs=1e-5)
+    assert all(torch.equal(*each) for each in zip(before, training.model.parameters(), strict=True))
+
+
+def test_the_teacher_stays_as_the_stage_found_it_while_the_model_learns_and_across_a_restart(tmp_path: Path) -> None:
+    stage = Stage("joint", 50, batch=2, learning_rate=1e-2, pairs=True, loss_weights={"feature": 1.0})
+    changed = recipe(card=tiny_card_with_branch(), stages=(stage,))
+    training = Training(changed, tmp_path, CPU)
+    found = {name: weight.clone() for name, weight in training.model.feature_network.state_dict().items()}
+    training.step = 40
+    training_step(training, batch((1, 4)))
+    training.save()
+    resumed = Training(changed, tmp_path, CPU)
+    assert resumed.resume()
+    for each in (training, resumed):
+        assert each.teacher is not None
+        assert all(torch.equal(weight, found[name]) for name, weight in each.teacher.feature_network.state_dict().items())
+    assert not all(torch.equal(weight, found[name]) for name, weight in resumed.model.feature_network.state_dict().items())
+
+
+def test_a_bundle_can_be_the_teacher_and_one_that_does_not_fit_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    stage = Stage("branch", 10, batch=2, pairs=True, teacher=str(tiny_bundle), loss_weights={"feature": 1.0, "distil_detection": 1.0})
+    training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
+    assert training_step(training, batch((0, 4)))["feature"] > 0
+    feature_network = {**tiny_card().architecture["feature_network"], "channels": 16}
+    card = tiny_card(architecture={**tiny_card().architecture, "feature_network": feature_network})
+    with pytest.raises(ValueError, match="teacher .*tiny should have"):
+        Training(recipe(card=card, stages=(stage,)), tmp_path, CPU)
+
+
+def test_a_frozen_network_answers_for_key_frames_and_as_the_teacher_in_one_batch_without_a_graph(tmp_path: Path) -> None:
+    stage = Stage("branch", 10, batch=2, pairs=True, trains=("refine_network",), loss_weights=label_free())
+    training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
+    seen: list[tuple[int, bool]] = []
+    network = training.model.feature_network
+    network.register_forward_hook(lambda module, inputs, output: seen.append((len(inputs[0]), output.requires_grad)))
+    training_step(training, batch((0, 1, 4)))
+    assert seen == [(5, False)], "three key frames, and the two current frames that are not their own key"
+
+
+def test_what_weighs_nothing_is_not_computed() -> None:
+    model = build_model(tiny_card_with_branch())
+    weights = {**DEFAULT_WEIGHTS, "lovasz": 0.0, "rpn_class": 0.0, "rpn_box": 0.0, "rfcn_class": 0.0, "rfcn_box": 0.0}
+    model.heads["detection"].forward = None  # would fail if called
+    assert set(batch_losses(model, batch((1, 2)), CPU, pairs=True, weights=weights)) == {"segmentation"}
 
 
 def test_the_moving_average_forgets_where_it_started_and_then_keeps_long() -> None:

@@ -1,0 +1,160 @@
+"""What training minimises on one batch: the forward passes of both paths, and the losses of what the heads say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.propagate import FlowFields, propagate
+from dff_ros.core.results import Task
+from dff_ros.core.rfcn import RFCNMaps
+from dff_train.distillation import detection_distillation, feature_loss, segmentation_distillation
+from dff_train.losses import detection_loss, lovasz_loss, segmentation_loss
+from dff_train.parts import is_frozen
+from dff_train.samples import Batch
+from dff_train.targets import DetectionTargets
+
+SEGMENTATION_LOSSES = ("segmentation", "lovasz")
+DETECTION_LOSSES = ("rpn_class", "rpn_box", "rfcn_class", "rfcn_box")
+DISTILLATION_LOSSES = ("feature", "distil_segmentation", "distil_detection")
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    **dict.fromkeys((*SEGMENTATION_LOSSES, *DETECTION_LOSSES), 1.0),
+    **dict.fromkeys(DISTILLATION_LOSSES, 0.0),
+}
+"""Name of every loss -> its weight where nothing else is said. What weighs 0 is not computed."""
+
+
+def batch_losses(
+    model: DeepFeatureFlow,
+    batch: Batch,
+    device: torch.device,
+    *,
+    pairs: bool,
+    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    teacher: DeepFeatureFlow | None = None,
+    class_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The losses, unweighted, of the current frames, whose features are computed or, with ``pairs``, propagated.
+
+    Losses that ``weights`` (as in DEFAULT_WEIGHTS) gives 0 are left out, and so are those against the ``teacher``'s per-frame path
+    where there is none. ``class_weights`` (classes,) weighs the classes of segmentation.
+    """
+    image = _image(batch.images, device)
+    if pairs:
+        feature, taught = pair_features(model, teacher, image, _image(batch.key_images, device), batch.offsets.to(device))
+    else:
+        feature, taught = _extract(model.feature_network, image), None if teacher is None else _extract(teacher.feature_network, image)
+    losses: dict[str, Tensor] = {}
+    if taught is not None and weights["feature"]:
+        losses["feature"] = feature_loss(feature, taught)
+    if Task.SEGMENTATION in model.tasks:
+        wanted = _taught_maps(teacher, taught, Task.SEGMENTATION) if weights["distil_segmentation"] else None
+        losses |= _segmentation_losses(model, batch, feature, wanted, weights, class_weights)
+    if Task.DETECTION in model.tasks:
+        wanted = _taught_maps(teacher, taught, Task.DETECTION) if weights["distil_detection"] else None
+        losses |= _detection_losses(model, batch, feature, wanted, weights)
+    return losses
+
+
+def pair_features(
+    model: DeepFeatureFlow, teacher: DeepFeatureFlow | None, image: Tensor, key_image: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The current frames' features (N, C, h, w) as propagation gives them and, with a teacher, as its feature network gives them."""
+    network = model.feature_network
+    if teacher is None or teacher.feature_network is not network:
+        taught = None if teacher is None else _extract(teacher.feature_network, image)
+        return propagated(model, _extract(network, key_image), image, key_image, offsets), taught
+    # Frozen, the network answers for the key frames and, as the teacher, for those current frames that are others, at once.
+    moved = (offsets > 0).nonzero().squeeze(1)
+    both = _extract(network, torch.cat([key_image, image[moved]]))
+    key_feature, current = both[: len(key_image)], both[len(key_image) :]
+    return propagated(model, key_feature, image, key_image, offsets), key_feature.index_copy(0, moved, current)
+
+
+def propagated(model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor) -> Tensor:
+    """Features of the current frames; at offset 0 the unwarped one, which keeps the per-frame path trained (DFF, sec. 3.4).
+
+    The others are carried by the flow and then corrected by the branch on the current frame, where the model has one.
+    """
+    moved = offsets > 0
+    if not bool(moved.any()):
+        return key_feature
+    image, key_image = image[moved], key_image[moved]
+    network, refine = model.flow_network, model.refine_network
+    fields: FlowFields = network(network.prepare(image), network.prepare(key_image))
+    scale = None if fields.scale is None else fields.scale.to(key_feature.device)
+    fields = FlowFields(fields.flow.to(key_feature.device), scale)
+    carried = propagate(key_feature[moved], fields)
+    if refine is not None:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            carried = refine(refine.prepare(image), refine.prepare(key_image), carried, fields, offsets[moved]).float()
+    return key_feature.index_copy(0, moved.nonzero().squeeze(1), carried)
+
+
+def _extract(network: nn.Module, image: Tensor) -> Tensor:
+    """The network's feature, float32; nothing is kept for a backward pass that a frozen network will not have."""
+    without_graph = torch.no_grad() if is_frozen(network) else nullcontext()
+    with without_graph, torch.autocast(image.device.type, dtype=torch.bfloat16):
+        feature: Tensor = network(image)
+    return feature.float()
+
+
+@torch.no_grad()
+def _taught_maps(teacher: DeepFeatureFlow | None, taught: Tensor | None, task: Task) -> Any:
+    """What the teacher's head makes of the teacher's feature; None without a teacher."""
+    return None if teacher is None or taught is None else teacher.head(task)(taught)
+
+
+def _segmentation_losses(
+    model: DeepFeatureFlow,
+    batch: Batch,
+    feature: Tensor,
+    wanted: Tensor | None,
+    weights: Mapping[str, float],
+    class_weights: Tensor | None,
+) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = {}
+    if wanted is None and not any(weights[name] for name in SEGMENTATION_LOSSES):
+        return losses
+    scores, labels = model.head(Task.SEGMENTATION)(feature), batch.labels.to(feature.device)
+    if weights["segmentation"]:
+        losses["segmentation"] = segmentation_loss(scores, labels, weights=class_weights)
+    if weights["lovasz"]:
+        losses["lovasz"] = lovasz_loss(scores, labels)
+    if wanted is not None:
+        losses["distil_segmentation"] = segmentation_distillation(scores, wanted, weights=class_weights)
+    return losses
+
+
+def _detection_losses(
+    model: DeepFeatureFlow, batch: Batch, feature: Tensor, wanted: RFCNMaps | None, weights: Mapping[str, float]
+) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = {}
+    labelled = any(weights[name] for name in DETECTION_LOSSES)
+    if wanted is None and not labelled:
+        return losses
+    head, size = model.head(Task.DETECTION), batch.images.shape[2:]
+    maps = head(feature)
+    if labelled:
+        found = detection_loss(head, maps, _targets(batch, feature.device), *size)
+        losses = {name: loss for name, loss in found.items() if weights[name]}
+    if wanted is not None:
+        losses["distil_detection"] = detection_distillation(head, maps, wanted, *size)
+    return losses
+
+
+def _image(pixels: Tensor, device: torch.device) -> Tensor:
+    """(N, 3, H, W) uint8 -> float32 in 0..1 on the device."""
+    return pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255.0
+
+
+def _targets(batch: Batch, device: torch.device) -> list[DetectionTargets]:
+    return [
+        DetectionTargets(boxes.to(device), labels.to(device), ignored.to(device), labelled.to(device))
+        for boxes, labels, ignored, labelled in zip(batch.boxes, batch.box_labels, batch.ignore_boxes, batch.labelled_classes, strict=True)
+    ]
