@@ -1,4 +1,4 @@
-"""What many tests share: a small bundle with random weights, and one torch thread."""
+"""What many tests share: small bundles with random weights, and one torch thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dff_ros.core.bundle import Card, build_model, save_bundle
+from dff_ros.core.bundle import Card, build_model, save_bundle, with_refine_network
+from dff_ros.core.results import Task
 
 CAMVID_CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 
@@ -46,4 +47,19 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = tiny_card()
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(folder, card, build_model(card))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def refined_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``tiny_bundle`` with a branch on the current frame that corrects a lot, and a head that answers many classes."""
+    torch.manual_seed(0)
+    card = tiny_card(name="refined")
+    card, model = with_refine_network(build_model(card), card, {"kind": "light", "width": 16, "blocks": (1, 1)})
+    torch.nn.init.normal_(model.refine_network.correction.weight, std=0.5)
+    score = model.head(Task.SEGMENTATION).score
+    torch.nn.init.normal_(score.weight)
+    torch.nn.init.zeros_(score.bias)
+    folder = tmp_path_factory.mktemp("bundles") / "refined"
+    save_bundle(folder, card, model)
     return folder

@@ -188,7 +188,7 @@ def test_a_bundle_with_a_branch_on_the_current_frame_comes_back_as_it_was_writte
     card, model = load_bundle(str(refined_bundle))
     assert card.architecture["refine_network"] == {"kind": "light", "width": 16, "blocks": (1, 1)}
     assert isinstance(model.refine_network, LightRefineNetwork)
-    assert model.refine_network.correction.weight.std() == pytest.approx(0.5, rel=0.2)  # not a fresh branch's zeros
+    assert float(model.refine_network.correction.weight.std()) == pytest.approx(0.5, rel=0.2)  # not a fresh branch's zeros
 
 
 def test_a_bundle_needs_no_branch(tiny_bundle: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_bundle_needs_no_branch(tiny_bundle: Path) -> None:
         ({"kind": "light", "width": 0}, "width should be at least 2"),
         ({"kind": "light", "blocks": [1, 1, 1]}, "blocks two counts"),
         ({"kind": "light", "depth": 3}, "unexpected keyword argument 'depth'"),
-        ({"kind": "light", "width": 32}, "size mismatch"),
+        ({"kind": "light", "width": 32, "blocks": [1, 1]}, "size mismatch"),
     ],
 )
 def test_a_wrong_branch_is_refused_in_one_line(refined_bundle: Path, tmp_path: Path, branch: object, message: str) -> None:

@@ -333,7 +333,7 @@ def test_diagnostics_tell_rates_counts_percentiles_and_memory(session: Session) 
     assert 0 < float(values["key_rate"]) <= 1
     assert float(values["latency_ms_p50"]) <= float(values["latency_ms_p95"]) <= float(values["latency_ms_p99"])
     assert float(values["memory_mib"]) > 50
-    assert (values["model"], values["device"], values["schedule"]) == ("tiny", "cpu", "fixed:5")
+    assert (values["model"], values["device"], values["schedule"], values["refine"]) == ("tiny", "cpu", "fixed:5", "off")
 
 
 def test_diagnostics_say_when_no_image_comes_and_why(session: Session) -> None:
