@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dff_ros.core.results import ImageGeometry
-from dff_ros.core.segmentation import SegmentationHead
+from dff_ros.core.segmentation import SegmentationHead, upsampled_classes
 
 
 def bilinear(scores: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -30,6 +31,32 @@ def test_decode_is_the_argmax_of_bilinearly_upsampled_scores_without_the_padding
     for y in range(27):
         for x in range(45):
             assert labels[y, x] == bilinear(scores[0].double().numpy(), (y + 0.5) / 8 - 0.5, (x + 0.5) / 8 - 0.5).argmax()
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (2, 2), (4, 4), (8, 8), (3, 3), (5, 2), (1, 4)])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_classes_between_cells_are_those_of_upsampled_scores(factors: tuple[int, int], smooth: bool) -> None:
+    scores = torch.randn(1, 7, 10, 13, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    if smooth:  # regions, as in a picture: in most places all four cells agree
+        scores = F.interpolate(scores[:, :, :3, :3], size=(10, 13), mode="bicubic")
+    if set(factors) <= {1, 2, 4, 8}:
+        scores = (scores * 256).round() / 256  # as from a half-precision head: blends are exact, and so are ties
+    height, width = 10 * factors[0], 13 * factors[1]
+    expected = F.interpolate(scores, size=(height, width), mode="bilinear").argmax(dim=1, keepdim=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        classes = upsampled_classes(scores.float().contiguous(memory_format=layout), height, width)
+        assert classes.dtype == torch.uint8 and torch.equal(classes.long(), expected)
+
+
+def test_of_equal_scores_the_first_class_is_taken() -> None:
+    scores = torch.tensor([0.0, 1.0, 1.0, 0.5]).view(1, 4, 1, 1).repeat(1, 1, 3, 4)
+    assert (upsampled_classes(scores, 12, 16) == 1).all()
+
+
+def test_scores_of_which_no_whole_number_of_pixels_shows_each_are_upsampled_too() -> None:
+    scores = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(3))
+    expected = F.interpolate(scores, size=(10, 13), mode="bilinear").argmax(dim=1, keepdim=True)
+    assert torch.equal(upsampled_classes(scores, 10, 13), expected)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
