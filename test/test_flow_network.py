@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_feature_network import gmac
 
-from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS, StillFlow
+from dff_ros.core.flow_network import COARSE_CELLS, FLOWNETS, DISFlow, FlowNetS, StillFlow
 from dff_ros.core.propagate import propagate
 
 
@@ -70,7 +70,9 @@ def test_dis_flow_of_an_image_too_small_to_measure_is_zero() -> None:
     assert network(prepared, prepared).flow.abs().max() == 0
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("flownet", 10.9), ("flownet_half", 3.0), ("flownet_inception", 1.5)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("flownet", 10.9), ("flownet_half", 3.0), ("flownet_inception", 1.5), ("flownet_quarter", 0.9)]
+)
 def test_flownets_cost_what_the_paper_counts_at_1024x512(kind: str, expected: float) -> None:
     with torch.device("meta"):
         network = FlowNetS(channels=1024, **FLOWNETS[kind])
@@ -119,6 +121,37 @@ def test_flownet_prepares_by_subtracting_the_mean_and_pooling_two_by_two_roundin
     assert prepared.shape == (1, 3, 3, 4)
     expected = image[0, :, 2:4, 4:6].mean(dim=(1, 2)) - torch.tensor([0.5, 0.25, 0.0])
     torch.testing.assert_close(prepared[0, :, 1, 2], expected)
+
+
+def test_flownet_starts_as_a_copy_of_the_key_feature_with_signals_of_full_size() -> None:
+    torch.manual_seed(0)
+    network = FlowNetS(channels=4, stride=8, width=0.25)
+    prepared = network.prepare(torch.rand(1, 3, 512, 512))  # small images lose much at their edges
+    fields, coarse = network.pyramid(prepared, prepared)
+    assert all(flow.abs().max() == 0 for flow in (fields.flow, *coarse))
+    sizes: list[float] = []
+    for step in (network.up5, network.up4, network.up3, network.up2):
+        step.up.register_forward_hook(lambda _module, _inputs, output: sizes.append(float(output.detach().std())))
+    network(torch.randn_like(prepared), torch.randn_like(prepared))
+    assert len(sizes) == 4 and all(0.3 < size < 3.0 for size in sizes)
+
+
+def test_the_decoder_passes_a_coarse_flow_on_as_it_is() -> None:
+    network = FlowNetS(channels=4, stride=8, width=0.125)
+    ramp = torch.arange(8.0).expand(1, 2, 8, 8)
+    finer = network.up2.up_flow(ramp)
+    assert finer.shape == (1, 2, 16, 16)
+    expected = (torch.arange(16.0) + 0.5) / 2 - 0.5
+    torch.testing.assert_close(finer[0, :, 2:-2, 2:-2], expected[2:-2].expand(2, 12, 12))
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 192), (360, 480), (72, 88)])
+def test_the_decoders_flows_lie_on_cells_of_twice_the_size_each(height: int, width: int) -> None:
+    network = FlowNetS(channels=4, stride=8, width=0.125)
+    prepared = network.prepare(torch.rand(1, 3, height, width))
+    _, coarse = network.pyramid(prepared, prepared)
+    for flow, cell in zip(coarse, COARSE_CELLS, strict=True):
+        assert flow.shape == (1, 2, -(-height // cell), -(-width // cell))
 
 
 def test_strides_that_the_maps_do_not_have_are_refused() -> None:

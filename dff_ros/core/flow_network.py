@@ -25,6 +25,9 @@ FLOWNET_UNIT = 20.0
 FLOWNET_MAP_STRIDE = 8
 """Image pixels per cell of FlowNet-S's last map: four times its half-size input."""
 
+COARSE_CELLS = tuple(FLOWNET_MAP_STRIDE * 2**level for level in range(1, 5))
+"""Image pixels per cell of the decoder's coarser flows, the finest first."""
+
 
 _per_thread = threading.local()
 """OpenCV's flow object keeps buffers between calls, so two cameras' threads must not share one."""
@@ -158,9 +161,8 @@ class FlowNetS(nn.Module):
         self.up2 = DecoderStep(c256 + c128 + 2, c64)
         last = c128 + c64 + 2
         self.flow = nn.Conv2d(last, 2, 3, padding=1)
-        # The scale starts as 1 everywhere: zero weights beside a bias of 1 that does not learn (the authors' code).
         self.scale = nn.Conv2d(last, channels, 1, bias=False)
-        nn.init.zeros_(self.scale.weight)
+        _start(self)
 
     mean: Tensor
 
@@ -170,24 +172,36 @@ class FlowNetS(nn.Module):
 
     def forward(self, current: Tensor, key: Tensor) -> FlowFields:
         """Flow (N, 2, h, w) in feature cells and scale (N, channels, h, w), both float32."""
+        return self.pyramid(current, key)[0]
+
+    def pyramid(self, current: Tensor, key: Tensor) -> tuple[FlowFields, tuple[Tensor, ...]]:
+        """The answer, and what the decoder thought on its way there, which training corrects too (Dosovitskiy et al. 2015).
+
+        Those flows are (N, 2, h, w) float32 in feature cells like the answer's, the finest first: a cell of theirs is as large as
+        COARSE_CELLS image pixels.
+        """
         conv1 = self.conv1(torch.cat([current, key], dim=1).to(self.flow.weight.dtype))
         conv2 = self.conv2(conv1)
         conv3 = self.conv3(conv2)
         conv4 = self.conv4(conv3)
         conv5 = self.conv5(conv4)
-        merged = self.up5(self.conv6(conv5), conv5)
-        merged = self.up2(self.up3(self.up4(merged, conv4), conv3), conv2)
+        merged, flow6 = self.up5(self.conv6(conv5), conv5)
+        merged, flow5 = self.up4(merged, conv4)
+        merged, flow4 = self.up3(merged, conv3)
+        merged, flow3 = self.up2(merged, conv2)
         merged = F.avg_pool2d(merged, self.pool, ceil_mode=True) if self.pool > 1 else merged
-        return FlowFields(self.flow(merged).float() * self.cells_per_unit, self.scale(merged).float() + 1.0)
+        fields = FlowFields(self.flow(merged).float() * self.cells_per_unit, self.scale(merged).float() + 1.0)
+        return fields, tuple(flow.float() * self.cells_per_unit for flow in (flow3, flow4, flow5, flow6))
 
 
 FLOWNETS: dict[str, dict[str, Any]] = {
     "flownet": {},
     "flownet_half": {"width": 0.5},
     "flownet_inception": {"width": 0.46875, "inception": True},
+    "flownet_quarter": {"width": 0.25},
 }
 """The paper's three: 10.9, 3.0 and about 1.5 GMAC at 1024x512. The layers of FlowNet Inception were never published: it costs
-1/8 of FlowNet-S, and these are our own at that cost."""
+1/8 of FlowNet-S, and these are our own at that cost. The quarter is for CPUs: 0.9 GMAC, 40 % of Half's time in bfloat16."""
 
 
 class DecoderStep(nn.Module):
@@ -199,11 +213,13 @@ class DecoderStep(nn.Module):
         self.up_flow = nn.ConvTranspose2d(2, 2, 4, 2, 1)
         self.up = nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.1))
 
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, coarse: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """The refined map, as large as ``skip``, and the flow (N, 2, h, w) at the size of ``coarse``, in FlowNet's unit."""
         height, width = skip.shape[2:]  # odd sizes round up on the way down, so the way up is cut back
+        flow = self.flow(coarse)
         up = self.up(coarse)[:, :, :height, :width]
-        up_flow = self.up_flow(self.flow(coarse))[:, :, :height, :width]
-        return torch.cat([skip, up, up_flow], dim=1)
+        up_flow = self.up_flow(flow)[:, :, :height, :width]
+        return torch.cat([skip, up, up_flow], dim=1), flow
 
 
 def _stage(inputs: int, outputs: int, kernel: int, inception: bool, *, again: bool = True) -> nn.Sequential:
@@ -211,3 +227,28 @@ def _stage(inputs: int, outputs: int, kernel: int, inception: bool, *, again: bo
     if inception:
         return nn.Sequential(InceptionBlock(inputs, outputs, 2), *([InceptionBlock(outputs, outputs)] if again else []))
     return nn.Sequential(_conv(inputs, outputs, kernel, 2), *([_conv(outputs, outputs, 3)] if again else []))
+
+
+@torch.no_grad()
+def _start(network: FlowNetS) -> None:
+    """Weights to learn from: signals keep their size (He et al. 2015), flow starts as 0 and scale as 1, so propagation as a copy."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, a=0.1)
+        elif isinstance(module, nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, a=0.1, mode="fan_out")  # torch swaps the fans of a transposed convolution
+            module.weight.mul_(module.stride[0])  # only one in stride^2 of its weights meets a given output
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for step in (network.up5, network.up4, network.up3, network.up2):
+        nn.init.zeros_(step.flow.weight)
+        step.up_flow.weight.copy_(_bilinear_upsampling(step.up_flow.weight))
+    # The scale is 1 everywhere by zero weights beside a bias of 1 that does not learn (the authors' code).
+    for answer in (network.flow, network.scale):
+        nn.init.zeros_(answer.weight)
+
+
+def _bilinear_upsampling(weight: Tensor) -> Tensor:
+    """The (2, 2, 4, 4) weights of a transposed convolution of stride 2 that doubles each of two maps' resolution."""
+    side = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=weight.dtype, device=weight.device)
+    return torch.eye(2, dtype=weight.dtype, device=weight.device)[:, :, None, None] * torch.outer(side, side)
