@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
@@ -21,7 +25,7 @@ from dff_train.datasets import mixed_dataset
 from dff_train.objective import DISTILLATION_LOSSES, batch_losses
 from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
 from dff_train.recipe import Recipe, Stage
-from dff_train.samples import Batch, collate
+from dff_train.samples import Batch, Sample, collate
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -145,20 +149,51 @@ class Training:
 
 
 def train(training: Training, data: Path, *, workers: int = 1, time_limit_s: float = math.inf) -> None:
-    """Train until the recipe is done or the time is up; the checkpoint holds what was reached."""
+    """Train on the recipe's sources in ``data`` until the recipe is done or the time is up; the checkpoint holds what was reached."""
+    train_on(training, lambda: stage_dataset(training, data), workers=workers, time_limit_s=time_limit_s)
+
+
+def train_on(training: Training, open_dataset: Callable[[], Dataset[Sample]], *, workers: int = 1, time_limit_s: float = math.inf) -> None:
+    """As :func:`train`, on what ``open_dataset`` gives for the stage at hand.
+
+    Interrupted from the keyboard it finishes the step, saves the checkpoint and raises KeyboardInterrupt.
+    """
     deadline = time.monotonic() + time_limit_s
-    while not training.finished and time.monotonic() < deadline:
-        if not _train_stage(training, data, workers=workers, deadline=deadline):
-            break
-        training.next_stage()
-    training.save()
+    with interrupt_noted() as interrupted:
+        while not training.finished and time.monotonic() < deadline:
+            if not _train_stage(training, open_dataset(), workers, lambda: interrupted() or time.monotonic() > deadline):
+                break
+            training.next_stage()
+        training.save()
+        if interrupted():
+            raise KeyboardInterrupt
 
 
-def _train_stage(training: Training, data: Path, *, workers: int, deadline: float) -> bool:
-    """One stage from where it stands; False where the time ran out first."""
+@contextmanager
+def interrupt_noted() -> Iterator[Callable[[], bool]]:
+    """Within, an interrupt from the keyboard is only noted, so that no step stops half way; a second one is an interrupt again."""
+    noted = False
+
+    def note(_: int, __: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+        signal.signal(signal.SIGINT, previous)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _train_stage(training: Training, dataset: Dataset[Sample], workers: int, is_over: Callable[[], bool]) -> bool:
+    """One stage from where it stands; False where it was over before the last step."""
     stage = training.stage
     saved = time.monotonic()
-    batches = _batches(training, data, workers)
+    batches = _batches(training, dataset, workers)
     with tqdm(batches, total=stage.steps, initial=training.step, desc=stage.name, unit="step") as progress:
         for batch in progress:
             losses = training_step(training, batch)
@@ -169,14 +204,15 @@ def _train_stage(training: Training, data: Path, *, workers: int, deadline: floa
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:
                 training.save()
                 saved = time.monotonic()
-            if time.monotonic() > deadline:
+            if is_over():
                 return False
     return True
 
 
-def _batches(training: Training, data: Path, workers: int) -> Iterator[Batch]:
+def stage_dataset(training: Training, data: Path) -> Dataset[Sample]:
+    """The sources of the stage at hand, mixed."""
     stage, recipe = training.stage, training.recipe
-    dataset = mixed_dataset(
+    return mixed_dataset(
         data,
         recipe.sources_of(stage),
         crop=recipe.crop,
@@ -184,12 +220,26 @@ def _batches(training: Training, data: Path, workers: int) -> Iterator[Batch]:
         offsets=recipe.offsets_of(stage),
         input_pixels=recipe.card.input_pixels,
     )
+
+
+def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iterator[Batch]:
+    stage = training.stage
     # Each sample depends only on its index, so a resumed run reads on exactly where it stopped.
-    indices = range(training.step * stage.batch, stage.steps * stage.batch)
     loader: DataLoader[Any] = DataLoader(
-        dataset, sampler=indices, batch_size=stage.batch, num_workers=workers, collate_fn=collate, pin_memory=training.device.type == "cuda"
+        dataset,
+        sampler=range(training.step * stage.batch, stage.steps * stage.batch),
+        batch_size=stage.batch,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=training.device.type == "cuda",
     )
     yield from loader
+
+
+def _ignore_interrupts(_: int) -> None:
+    """A worker lives as long as the training process wants it to; the keyboard interrupts all processes of a terminal."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:

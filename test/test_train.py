@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -286,6 +288,25 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, data: Path)
     assert part.finished
     for name, weight in whole.average.state_dict().items():
         torch.testing.assert_close(weight, part.average.state_dict()[name], msg=name)
+
+
+def test_an_interrupt_lets_the_step_end_and_leaves_a_checkpoint(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(recipe(), tmp_path, CPU)
+
+    def interrupted_step(training: Training, batch: Batch) -> dict[str, float]:
+        if training.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_step(training, batch)
+
+    monkeypatch.setattr("dff_train.train.training_step", interrupted_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(training, data, workers=0)
+    resumed = Training(recipe(), tmp_path, CPU)
+    assert resumed.resume()
+    assert resumed.step == 2
+    for ours, theirs in zip(resumed.model.parameters(), training.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_command_trains_logs_and_exports_a_bundle_that_loads(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
