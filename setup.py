@@ -57,6 +57,8 @@ setup(
             "ros-diagnostic-msgs>=5.3,<6",
             "ros-std-srvs>=5.3,<6",
         ],
+        # What benchmarks/accuracy.py draws with; make setup leaves it out.
+        "plots": ["matplotlib>=3.5,<4"],
         "test": ["pytest>=7,<9"],
         "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
     },

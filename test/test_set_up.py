@@ -44,6 +44,7 @@ def set_up_script(folder: Path, **environment: str) -> subprocess.CompletedProce
 def test_without_ros_everything_is_wanted_at_the_pinned_versions() -> None:
     wanted = set_up.requirements(None)
     assert {"torch", "numpy", "ros-rclpy", "opencv-python-headless", "pytest"} <= {item.name for item in wanted}
+    assert "matplotlib" not in {item.name for item in wanted}
     assert set_up.constraints(wanted, None) == (ROOT / "constraints.txt").read_text().splitlines()
 
 

@@ -49,13 +49,14 @@ def check_machine(ros: str | None) -> None:
 
 
 def requirements(ros: str | None) -> list[Requirement]:
-    """What setup.py asks for, its extras included; under ROS without what ROS brings.
+    """What setup.py asks for, its extras but the plots included; under ROS without what ROS brings.
 
     Read from the installed package, so that the ranges stand in one place.
     """
     importlib.invalidate_caches()
     found = [Requirement(line) for line in requires("dff_ros") or []]
-    return [item for item in found if not (ros and item.marker and item.marker.evaluate({"extra": "wheels"}))]
+    left_out = ("plots", "wheels") if ros else ("plots",)
+    return [item for item in found if not (item.marker and any(item.marker.evaluate({"extra": extra}) for extra in left_out))]
 
 
 def constraints(wanted: list[Requirement], ros: str | None) -> list[str]:
