@@ -14,6 +14,7 @@ from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import Task
 from dff_ros.core.rfcn import RFCNMaps
 from dff_train.distillation import detection_distillation, feature_loss, segmentation_distillation
+from dff_train.flow_losses import flow_loss
 from dff_train.losses import detection_loss, lovasz_loss, segmentation_loss
 from dff_train.parts import is_frozen
 from dff_train.samples import Batch
@@ -24,7 +25,7 @@ DETECTION_LOSSES = ("rpn_class", "rpn_box", "rfcn_class", "rfcn_box")
 DISTILLATION_LOSSES = ("feature", "distil_segmentation", "distil_detection")
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys((*SEGMENTATION_LOSSES, *DETECTION_LOSSES), 1.0),
-    **dict.fromkeys(DISTILLATION_LOSSES, 0.0),
+    **dict.fromkeys((*DISTILLATION_LOSSES, "flow"), 0.0),
 }
 """Name of every loss -> its weight where nothing else is said. What weighs 0 is not computed."""
 
@@ -42,14 +43,19 @@ def batch_losses(
     """The losses, unweighted, of the current frames, whose features are computed or, with ``pairs``, propagated.
 
     Losses that ``weights`` (as in DEFAULT_WEIGHTS) gives 0 are left out, and so are those against the ``teacher``'s per-frame path
-    where there is none. ``class_weights`` (classes,) weighs the classes of segmentation.
+    where there is none; ``flow`` alone needs no feature at all. ``class_weights`` (classes,) weighs the classes of segmentation.
     """
     image = _image(batch.images, device)
+    losses: dict[str, Tensor] = {}
+    if weights["flow"]:
+        key_image = _image(batch.key_images, device)
+        losses["flow"] = flow_loss(model.flow_network, image, key_image, batch.flow, batch.visible, stride=model.stride)
+    if not any(weight for name, weight in weights.items() if name != "flow"):
+        return losses
     if pairs:
         feature, taught = pair_features(model, teacher, image, _image(batch.key_images, device), batch.offsets.to(device))
     else:
         feature, taught = _extract(model.feature_network, image), None if teacher is None else _extract(teacher.feature_network, image)
-    losses: dict[str, Tensor] = {}
     if taught is not None and weights["feature"]:
         losses["feature"] = feature_loss(feature, taught)
     if Task.SEGMENTATION in model.tasks:

@@ -219,6 +219,7 @@ def stage_dataset(training: Training, data: Path) -> Dataset[Sample]:
         seed=recipe.seed + training.stage_index,
         offsets=recipe.offsets_of(stage),
         input_pixels=recipe.card.input_pixels,
+        flow=recipe.weights_of(stage)["flow"] > 0,
     )
 
 
