@@ -25,12 +25,27 @@ def slow_warp(key_feature: Tensor, flow: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(4, 5), (1, 6), (5, 1), (1, 1)])
-@pytest.mark.parametrize("reach", [0.0, 0.7, 3.0])
-def test_the_warp_is_the_papers_sum(size: tuple[int, int], reach: float) -> None:
+@pytest.mark.parametrize("reach", [0.0, 0.7, 3.0, 1e12])
+@pytest.mark.parametrize("learning", [False, True])
+def test_the_warp_is_the_papers_sum(size: tuple[int, int], reach: float, learning: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     key_feature = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
     flow = torch.randn(2, 2, *size, generator=generator, dtype=torch.float64) * reach
-    torch.testing.assert_close(warp(key_feature, flow), slow_warp(key_feature, flow), atol=1e-10, rtol=0)
+    expected = slow_warp(key_feature, flow)
+    warped = warp(key_feature.requires_grad_(learning), flow)  # with and without a gradient it is computed in two ways
+    assert warped.requires_grad == learning
+    torch.testing.assert_close(warped.detach(), expected, atol=1e-10, rtol=0)
+
+
+def test_the_warp_without_gradient_is_the_one_with() -> None:
+    generator = torch.Generator().manual_seed(3)
+    feature, flow = torch.randn(2, 16, 45, 60, generator=generator), torch.randn(2, 2, 45, 60, generator=generator) * 10
+    for layout in (torch.contiguous_format, torch.channels_last):
+        key_feature = feature.contiguous(memory_format=layout)
+        learned = warp(key_feature.clone().requires_grad_(), flow).detach()
+        torch.testing.assert_close(warp(key_feature, flow), learned, atol=1e-4, rtol=0)
+        with torch.inference_mode():
+            torch.testing.assert_close(warp(key_feature, flow), learned, atol=1e-4, rtol=0)
 
 
 def test_zero_flow_returns_the_feature_unchanged() -> None:
@@ -55,8 +70,9 @@ def test_the_gradient_reaches_feature_flow_and_scale() -> None:
     assert torch.autograd.gradcheck(lambda f, m, s: propagate(f, FlowFields(m, s)), (feature, flow, scale))
 
 
-def test_half_precision_flow_does_not_lose_cells() -> None:
-    feature = torch.randn(1, 2, 4, 300)
+@pytest.mark.parametrize("learning", [False, True])
+def test_half_precision_flow_does_not_lose_cells(learning: bool) -> None:
+    feature = torch.randn(1, 2, 4, 300, requires_grad=learning)
     flow = torch.zeros(1, 2, 4, 300, dtype=torch.bfloat16)
     torch.testing.assert_close(warp(feature, flow), feature, atol=1e-4, rtol=0)
 
