@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from dff_train.augment import NETWORK_PIXELS, Augmentation, augment
 from dff_train.drives import DriveScenes
 from dff_train.readers import CamVidStills, DataError, HighwayFrames, PetsFrames
+from dff_train.recordings import unlabelled_source
 from dff_train.samples import Sample
 from dff_train.source_pairs import PAPER_OFFSETS, Source
 
@@ -54,12 +55,15 @@ class MixedDataset(Dataset[Sample]):
         return augment(source.pair(int(rng.integers(len(source))), rng, self.offsets), self.augmentation, rng)
 
 
-def open_sources(data: Path, names: Sequence[str], *, flow: bool = False) -> list[Source]:
-    """The named sources, decoded into memory; raises DataError where one is unknown or its files are missing."""
-    unknown = [name for name in names if name not in SOURCES]
+def open_sources(data: Path, names: Sequence[str], *, pixels: int = NETWORK_PIXELS, flow: bool = False) -> list[Source]:
+    """The named sources, decoded into memory; raises DataError where one is unknown or its files are missing.
+
+    A name with a slash is the place of an unlabelled recording in ``data``; of these at most ``pixels`` pixels a frame are kept.
+    """
+    unknown = [name for name in names if name not in SOURCES and "/" not in name]
     if unknown:
-        raise DataError(f"sources are {', '.join(SOURCES)}, got {', '.join(unknown)}")
-    return [SOURCES[name](data, flow) for name in names]
+        raise DataError(f"sources are {', '.join(SOURCES)} and FOLDER/NAME of a recording, got {', '.join(unknown)}")
+    return [SOURCES[name](data, flow) if name in SOURCES else unlabelled_source(data, name, pixels=pixels) for name in names]
 
 
 def mixed_dataset(
@@ -76,6 +80,6 @@ def mixed_dataset(
 
     ``crop`` is (height, width) in network pixels; ``flow`` adds exact flow and visibility where they are known.
     """
-    sources = open_sources(data, list(shares), flow=flow)
+    sources = open_sources(data, list(shares), pixels=input_pixels, flow=flow)
     augmentation = Augmentation(crop=crop, pixels=input_pixels, flow=flow)
     return MixedDataset(sources, list(shares.values()), augmentation, seed=seed, offsets=offsets)

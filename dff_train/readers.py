@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dff_train.clips import Clip
 from dff_train.components import boxes_of_labels, components, rare_points
 from dff_train.motion import cut_objects, make_pair
 from dff_train.samples import DETECTION_CLASS_OF, IGNORED_LABEL, SEGMENTATION_CLASSES
@@ -64,30 +65,7 @@ def camvid_truth(labels: Array) -> Truth:
     return Truth(cleaned, boxes, box_labels, ignored, (True, True, True), rare_points(cleaned))
 
 
-class _Clip:
-    """Consecutive frames; the key frame of a pair lies at most at the clip's start."""
-
-    name: str
-
-    def __init__(self, frames: list[Array], truth: list[Truth]) -> None:
-        self.frames = frames
-        self.truth = truth
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def pair(self, index: int, rng: np.random.Generator, offsets: tuple[int, int] = PAPER_OFFSETS) -> SourcePair:
-        """Frame ``index`` with a real earlier frame as its key; one of the first frames gives way to the first that has a key."""
-        fewest, most = offsets
-        index = min(max(index, fewest), len(self.frames) - 1)
-        offset = min(int(rng.integers(fewest, most + 1)), index)
-        return SourcePair(self.frames[index - offset], self.frames[index], offset, self.truth[index], self.name)
-
-    def truths(self) -> list[tuple[tuple[int, int], Truth]]:
-        return [((frame.shape[0], frame.shape[1]), truth) for frame, truth in zip(self.frames, self.truth, strict=True)]
-
-
-class PetsFrames(_Clip):
+class PetsFrames(Clip):
     """PETS 2009 S2L1: boxes of people, occluded ones too. People far behind the tape are not labelled and count as background."""
 
     name = "pets09"
@@ -100,10 +78,10 @@ class PetsFrames(_Clip):
         labelled = (True, False, False)
         found = [boxes.get(number, no_boxes()) for number in frames]
         truth = [Truth(boxes=item, box_labels=np.full(len(item), PERSON, np.int64), labelled_classes=labelled) for item in found]
-        super().__init__(images, truth)
+        super().__init__(self.name, images, truth)
 
 
-class HighwayFrames(_Clip):
+class HighwayFrames(Clip):
     """CDnet 2014 highway: boxes of moving vehicles, the connected components of the foreground."""
 
     name = "highway"
@@ -115,7 +93,7 @@ class HighwayFrames(_Clip):
         images = [_read_rgb(folder / "images" / f"in{number:06d}.jpg") for number in frames]
         label_files = [folder / "labels" / f"gt{number:06d}.png" for number in frames]
         maps = (_read_labels(file, image.shape[:2]) for file, image in zip(label_files, images, strict=True))
-        super().__init__(images, [highway_truth(labels) for labels in maps])
+        super().__init__(self.name, images, [highway_truth(labels) for labels in maps])
 
 
 def highway_truth(labels: Array) -> Truth:

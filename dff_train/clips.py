@@ -1,0 +1,35 @@
+"""Consecutive frames as a source of real pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dff_train.source_pairs import PAPER_OFFSETS, Array, SourcePair, Truth
+
+
+class Clip:
+    """Frames in order, each with its truth, in one run or several; the key frame of a pair lies at most at its run's start."""
+
+    def __init__(self, name: str, frames: Sequence[Array], truth: Sequence[Truth], *, firsts: Sequence[int] | None = None) -> None:
+        """``firsts`` names for each frame the first frame of its run; without it all are one run."""
+        self.name = name
+        self.frames = frames
+        self.truth = truth
+        self.firsts = firsts or [0] * len(frames)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def pair(self, index: int, rng: np.random.Generator, offsets: tuple[int, int] = PAPER_OFFSETS) -> SourcePair:
+        """Frame ``index`` with a real earlier frame as its key; one too near its run's start gives way to the first that is not."""
+        fewest, most = offsets
+        first = self.firsts[index]
+        later = min(max(index, first + fewest), len(self.frames) - 1)
+        index = later if self.firsts[later] == first else index
+        offset = min(int(rng.integers(fewest, most + 1)), index - first)
+        return SourcePair(self.frames[index - offset], self.frames[index], offset, self.truth[index], self.name)
+
+    def truths(self) -> list[tuple[tuple[int, int], Truth]]:
+        return [((frame.shape[0], frame.shape[1]), truth) for frame, truth in zip(self.frames, self.truth, strict=True)]
