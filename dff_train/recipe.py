@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dff_ros.core.bundle import Card, parse_card
+from dff_ros.core.bundle import Card, find_bundle, parse_card, read_card
 from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.samples import DETECTION_CLASSES, SEGMENTATION_CLASSES
 
@@ -83,7 +83,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe; raises ValueError naming the file and what is wrong in it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        content["card"] = parse_card(content["card"])
+        content["card"] = _card(content["card"])
         content["stages"] = tuple(_stage(stage) for stage in content["stages"])
         content["crop"] = tuple(content.get("crop", Recipe.crop))
         content["class_weights"] = tuple(map(float, content.get("class_weights", ())))
@@ -95,6 +95,23 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
     return recipe
+
+
+def _card(content: Mapping[str, Any]) -> Card:
+    """A card. ``like`` names a bundle, which it follows in all it does not say itself, figures apart; a part that is null is left out.
+
+    So a part can be trained for whatever a bundle holds by now.
+    """
+    own = dict(content)
+    if "like" not in own:
+        return parse_card(own)
+    bundle = read_card(find_bundle(own.pop("like")))
+    parts: Mapping[str, Any] = own.get("architecture", {})
+    own["architecture"] = {
+        **{name: part for name, part in bundle.architecture.items() if name not in parts},
+        **{name: part for name, part in parts.items() if part is not None},
+    }
+    return parse_card({**{name: value for name, value in vars(bundle).items() if name != "figures"}, **own})
 
 
 def _check_classes(card: Card) -> None:

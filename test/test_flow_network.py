@@ -71,7 +71,7 @@ def test_dis_flow_of_an_image_too_small_to_measure_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("flownet", 10.9), ("flownet_half", 3.0), ("flownet_inception", 1.5), ("flownet_quarter", 0.9)]
+    ("kind", "expected"), [("flownet", 10.9), ("flownet_half", 3.0), ("flownet_inception", 1.5), ("flownet_tiny", 0.9)]
 )
 def test_flownets_cost_what_the_paper_counts_at_1024x512(kind: str, expected: float) -> None:
     with torch.device("meta"):

@@ -10,19 +10,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import tiny_card
 from test_train import CPU, batch, recipe
 from torch import Tensor, nn
 
-from dff_ros.core.bundle import build_model
+from dff_ros.core.bundle import build_model, read_card
 from dff_ros.core.flow_network import COARSE_CELLS, DISFlow, FlowNetS
 from dff_ros.core.propagate import FlowFields
 from dff_train.flow_losses import COARSE_WEIGHTS, ROUNDING, end_point_loss, flow_loss
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
-from dff_train.recipe import Recipe, Stage
+from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
 from dff_train.train import Training, training_step
 
+RECIPES = Path(__file__).resolve().parents[1] / "dff_train" / "recipes"
 ONLY_FLOW = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "flow": 1.0}
 
 
@@ -178,3 +180,18 @@ def test_the_flow_loss_joins_the_others() -> None:
     weights = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "flow": 1.0, "segmentation": 1.0}
     losses = batch_losses(model, shifted_pair(6, -4), CPU, pairs=True, weights=weights)
     assert set(losses) == {"flow", "segmentation"}
+
+
+def test_a_recipe_follows_a_bundle_in_what_it_does_not_say(tmp_path: Path, refined_bundle: Path) -> None:
+    content = yaml.safe_load((RECIPES / "flow_tiny.yaml").read_text())
+    content["card"]["like"] = str(refined_bundle)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    card, bundle = read_recipe(tmp_path / "recipe.yaml").card, read_card(refined_bundle)
+    assert card.name == "street_flow_tiny" and card.segmentation_classes == bundle.segmentation_classes
+    assert card.input_pixels == bundle.input_pixels and card.figures == {}
+    assert card.architecture["flow_network"] == {"kind": "flownet_tiny"} and "refine_network" not in card.architecture
+    assert card.architecture["feature_network"] == bundle.architecture["feature_network"]
+    content["card"]["like"] = str(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="no bundle"):
+        read_recipe(tmp_path / "recipe.yaml")

@@ -198,10 +198,11 @@ FLOWNETS: dict[str, dict[str, Any]] = {
     "flownet": {},
     "flownet_half": {"width": 0.5},
     "flownet_inception": {"width": 0.46875, "inception": True},
-    "flownet_quarter": {"width": 0.25},
+    "flownet_tiny": {"width": 0.25},
 }
 """The paper's three: 10.9, 3.0 and about 1.5 GMAC at 1024x512. The layers of FlowNet Inception were never published: it costs
-1/8 of FlowNet-S, and these are our own at that cost. The quarter is for CPUs: 0.9 GMAC, 40 % of Half's time in bfloat16."""
+1/8 of FlowNet-S, and these are our own at that cost. Tiny, with a quarter of the channels, is for CPUs: 0.9 GMAC, in
+bfloat16 40 % of Half's time."""
 
 
 class DecoderStep(nn.Module):
