@@ -195,3 +195,22 @@ def test_a_recipe_follows_a_bundle_in_what_it_does_not_say(tmp_path: Path, refin
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match="no bundle"):
         read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_consistency_teaches_flow_and_scale_without_labels_and_nothing_else(tmp_path: Path) -> None:
+    feature_alone = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 1.0}
+    training = Training(flownet_recipe(loss_weights=feature_alone), tmp_path, CPU)
+    training.step = 200  # past the warm-up
+    before = {name: weight.clone() for name, weight in training.model.state_dict().items()}
+    pair = shifted_pair(8, 0)
+    darker = replace(pair, key_images=(pair.key_images * 0.5).to(torch.uint8))  # no flow turns this key's feature into the frame's
+    first = training_step(training, darker)["feature"]
+    for _ in range(40):
+        last = training_step(training, darker)["feature"]
+    assert last < 0.7 * first
+    network = training.model.flow_network.eval()
+    with torch.no_grad():
+        fields = network(network.prepare(darker.images / 255.0), network.prepare(darker.key_images / 255.0))
+    assert float((fields.scale - 1.0).abs().mean()) > 0.01 and float(fields.flow.abs().max()) > 0.01
+    for name, weight in training.model.state_dict().items():
+        assert name.startswith("flow_network.") or torch.equal(weight, before[name]), name
