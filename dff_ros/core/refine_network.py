@@ -100,8 +100,9 @@ class LightRefineNetwork(nn.Module):
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.stride or image.shape[3] % self.stride:
             raise ValueError(f"image should be (N, 3, H, W) with H and W multiples of {self.stride}, got {tuple(image.shape)}")
         # Rows, then columns: a quarter of the time of avg_pool2d on a CPU.
-        rows = image.float().unflatten(2, (-1, self.stride)).mean(dim=3)
-        return RefineInput(image, rows.unflatten(3, (-1, self.stride)).mean(dim=4))
+        batch, _, height, width = image.shape
+        rows = image.float().reshape(batch, 3, height // self.stride, self.stride, width).mean(dim=3)
+        return RefineInput(image, rows.reshape(batch, 3, height // self.stride, width // self.stride, self.stride).mean(dim=4))
 
     def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
         """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
