@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dff_ros.core.boxes import batched_nms, box_intersection, box_iou, clip_boxes, decode_boxes, encode_boxes, make_anchors, nms
+from dff_ros.core.boxes import (
+    SUPPRESSION_BLOCK,
+    anchors_at,
+    batched_nms,
+    box_intersection,
+    box_iou,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+    first_kept,
+    make_anchors,
+    nms,
+)
 
 
 def random_boxes(count: int, generator: torch.Generator, *, image: float = 100.0, largest: float = 40.0) -> Tensor:
@@ -101,6 +113,12 @@ def test_anchors_equal_the_slow_ones() -> None:
     assert make_anchors(sizes, stride, 4, 5).tolist() == expected
 
 
+def test_chosen_anchors_are_those_of_the_grid() -> None:
+    sizes = [(20.0, 60.0), (33.0, 17.0), (5.0, 5.0)]
+    index = torch.randint(0, 4 * 5 * 3, (2, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(anchors_at(index, sizes, 16, 5), make_anchors(sizes, 16, 4, 5)[index])
+
+
 def test_a_suppressed_box_suppresses_nothing() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])  # neighbours overlap by 6/14, ends by 2/18
     scores = torch.tensor([0.9, 0.8, 0.7])
@@ -130,6 +148,19 @@ def test_nms_is_the_greedy_one(threshold: float) -> None:
         if trial % 2:
             scores = (scores * 8).round() / 8  # many ties
         assert nms(boxes, scores, threshold).tolist() == greedy_nms(boxes, scores, threshold)
+
+
+@pytest.mark.parametrize("count", [1, 40, 1000])
+@pytest.mark.parametrize("image", [20.0, 60.0, 400.0])
+def test_the_first_kept_are_the_first_that_suppression_keeps(count: int, image: float) -> None:
+    boxes = random_boxes(3 * SUPPRESSION_BLOCK + 7, torch.Generator().manual_seed(4), image=image)
+    for threshold in (0.1, 0.5, 0.7):
+        expected = boxes[nms(boxes, torch.linspace(1, 0, len(boxes)), threshold)][:count]
+        assert torch.equal(first_kept(boxes, threshold, count), expected)
+
+
+def test_the_first_kept_of_nothing_are_none() -> None:
+    assert first_kept(torch.zeros(0, 4), 0.5, 3).shape == (0, 4)
 
 
 def test_of_equal_boxes_with_equal_scores_the_first_stays() -> None:

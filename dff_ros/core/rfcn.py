@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dff_ros.core.boxes import batched_nms, clip_boxes, decode_boxes, keep_of_sorted, make_anchors
+from dff_ros.core.boxes import anchors_at, batched_nms, clip_boxes, decode_boxes, first_kept
 from dff_ros.core.results import MINIMUM_SCORE, Detections, ImageGeometry, Task
 
 
@@ -147,16 +147,16 @@ class RFCNHead(nn.Module):
         columns = _cells_inside(width, self.stride, maps.objectness.shape[3])
         inside = (..., slice(rows), slice(columns))
         logits, deltas = flatten_anchors(maps.objectness[inside], maps.anchor_deltas[inside])
-        anchors = make_anchors(self.anchors, self.stride, rows, columns, device=logits.device)
         best = logits.topk(min(self.pre_nms, logits.shape[1])).indices
         chosen = deltas.gather(1, best.unsqueeze(2).expand(-1, -1, 4))
-        boxes = clip_boxes(decode_boxes(chosen, anchors[best], self.anchor_stds), height, width)
+        anchors = anchors_at(best, self.anchors, self.stride, columns)
+        boxes = clip_boxes(decode_boxes(chosen, anchors, self.anchor_stds), height, width)
         return [self._suppress(candidates) for candidates in boxes]
 
     def _suppress(self, boxes: Tensor) -> Tensor:
         """The first ``proposals`` of ``boxes`` (P, 4), best first, that are large enough and survive suppression."""
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= self.minimum_size]
-        return boxes[keep_of_sorted(boxes, self.proposal_nms)][: self.proposals]
+        return first_kept(boxes, self.proposal_nms, self.proposals)
 
     def pool(self, maps: RFCNMaps, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, C + 1), background first, and box offsets (R, 4) of ``rois`` (R, 5): the bins' average vote."""
