@@ -1,4 +1,4 @@
-"""``dff_train``: train a bundle from a recipe, and write it out."""
+"""``dff_train``: train a bundle from a recipe and write it out, or distil one on recordings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dff_train.anchors import cluster_anchors, nominal_boxes
 from dff_train.datasets import open_sources
+from dff_train.distill import Given, Settings, distill
 from dff_train.recipe import read_recipe
 from dff_train.train import Training, train
 
@@ -44,14 +46,47 @@ def _parser() -> argparse.ArgumentParser:
     anchors = commands.add_parser("anchors", help="cluster the boxes of a recipe's sources into anchor shapes for its card")
     anchors.add_argument("--count", type=int, default=9, help="number of shapes")
     anchors.set_defaults(run_command=_anchors)
+    distilling = _add_distill(commands)
     for command in (run, anchors):
         command.add_argument("--data", type=Path, required=True, help="folder of the data sets (see docs/data.md)")
     for command in (run, export, anchors):
         command.add_argument("--recipe", type=Path, required=True, help="YAML file, for example dff_train/recipes/street.yaml")
     for command in (run, export):
         command.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log")
+    for command in (run, export, distilling):
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     return parser
+
+
+def _add_distill(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "distill",
+        help="make a video network of a bundle on recordings without labels; the same command goes on where it was interrupted",
+        description="Freeze a bundle's per-frame network; train flow, scale and branch on your recordings to give its answers.",
+    )
+    command.add_argument("--model", required=True, metavar="BUNDLE", help="bundle to start from: a name under models/ or a folder")
+    command.add_argument("--to", type=Path, required=True, help="folder of the new bundle, for example models/mine")
+    for kind, what in (("video", "video file"), ("frames", "folder of images"), ("bag", "ROS 2 bag")):
+        command.add_argument(f"--{kind}", type=Path, action="append", default=[], help=f"{what} to learn from; may be given several times")
+    command.add_argument("--rate", type=float, help="frames per second of --frames")
+    command.add_argument("--topic", help="image topic of --bag, where it has several")
+    command.add_argument("--interval", type=int, default=10, help="key frame interval to train for (10)")
+    command.add_argument("--refine", choices=("light", "none"), default="light", help="branch to add where the bundle has none (light)")
+    command.add_argument("--minutes", type=float, default=10.0, help="about how long to train (10), beside decoding and measuring")
+    command.add_argument("--steps", type=int, default=0, help="train so many steps instead, whatever time they take")
+    command.add_argument("--run", type=Path, help="folder of checkpoint and log (runs/ and the name of --to)")
+    command.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
+    command.set_defaults(run_command=_distill)
+    return command
+
+
+def _distill(options: argparse.Namespace) -> None:
+    given = [Given(kind, path, options.rate, options.topic) for kind in ("video", "frames", "bag") for path in getattr(options, kind)]
+    chosen = {name: getattr(options, name) for name in ("model", "interval", "refine", "minutes", "steps")}
+    run = options.run or Path("runs") / options.to.name
+    distill(
+        Settings(recordings=tuple(given), **chosen), run=run, to=options.to, device=torch.device(options.device), workers=options.workers
+    )
 
 
 def _training(options: argparse.Namespace) -> tuple[Training, bool]:

@@ -55,7 +55,7 @@ def batch_losses(
     if pairs:
         feature, taught = pair_features(model, teacher, image, _image(batch.key_images, device), batch.offsets.to(device))
     else:
-        feature, taught = _extract(model.feature_network, image), None if teacher is None else _extract(teacher.feature_network, image)
+        feature, taught = extract(model.feature_network, image), None if teacher is None else extract(teacher.feature_network, image)
     if taught is not None and weights["feature"]:
         losses["feature"] = feature_loss(feature, taught)
     if Task.SEGMENTATION in model.tasks:
@@ -73,11 +73,11 @@ def pair_features(
     """The current frames' features (N, C, h, w) as propagation gives them and, with a teacher, as its feature network gives them."""
     network = model.feature_network
     if teacher is None or teacher.feature_network is not network:
-        taught = None if teacher is None else _extract(teacher.feature_network, image)
-        return propagated(model, _extract(network, key_image), image, key_image, offsets), taught
+        taught = None if teacher is None else extract(teacher.feature_network, image)
+        return propagated(model, extract(network, key_image), image, key_image, offsets), taught
     # Frozen, the network answers for the key frames and, as the teacher, for those current frames that are others, at once.
     moved = (offsets > 0).nonzero().squeeze(1)
-    both = _extract(network, torch.cat([key_image, image[moved]]))
+    both = extract(network, torch.cat([key_image, image[moved]]))
     key_feature, current = both[: len(key_image)], both[len(key_image) :]
     return propagated(model, key_feature, image, key_image, offsets), key_feature.index_copy(0, moved, current)
 
@@ -102,7 +102,7 @@ def propagated(model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_i
     return key_feature.index_copy(0, moved.nonzero().squeeze(1), carried)
 
 
-def _extract(network: nn.Module, image: Tensor) -> Tensor:
+def extract(network: nn.Module, image: Tensor) -> Tensor:
     """The network's feature, float32; nothing is kept for a backward pass that a frozen network will not have."""
     without_graph = torch.no_grad() if is_frozen(network) else nullcontext()
     with without_graph, torch.autocast(image.device.type, dtype=torch.bfloat16):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,11 @@ class Training:
         return self.recipe.stages[self.stage_index]
 
     @property
+    def averaged(self) -> DeepFeatureFlow:
+        """The moving average of the model's weights, what the bundle holds."""
+        return cast(DeepFeatureFlow, self.average.module)
+
+    @property
     def finished(self) -> bool:
         """Whether every stage is done."""
         return self.stage_index >= len(self.recipe.stages)
@@ -100,7 +105,10 @@ class Training:
 
         The weights of a bundle's feature network also fit where the recipe's network holds such a network as its trunk.
         """
-        _, source = load_bundle(bundle)
+        return self.start_with(load_bundle(bundle)[1])
+
+    def start_with(self, source: DeepFeatureFlow) -> list[str]:
+        """As :meth:`start_from`, from a model."""
         given, state = source.state_dict(), self.model.state_dict()
         untouched = []
         for name, weight in state.items():
@@ -145,7 +153,7 @@ class Training:
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a bundle."""
-        save_bundle(folder, self.recipe.card, self.average.module)
+        save_bundle(folder, self.recipe.card, self.averaged)
 
 
 def train(training: Training, data: Path, *, workers: int = 1, time_limit_s: float = math.inf) -> None:

@@ -1,0 +1,242 @@
+"""``dff_train distill``: make a video network of a per-frame network, on recordings without any label.
+
+The per-frame path (feature network and heads) is frozen and teaches: flow, scale and the branch on the current frame learn to
+give, 1 to 1.5 intervals after a key frame, the feature and the answers that it gives there.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from dff_ros.core.bundle import Card, find_bundle, load_bundle, save_bundle, with_refine_network
+from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.recording.opening import open_recording
+from dff_train.augment import Augmentation
+from dff_train.clips import Clip
+from dff_train.datasets import MixedDataset
+from dff_train.disagreement import disagreement
+from dff_train.objective import DEFAULT_WEIGHTS
+from dff_train.recipe import Recipe, Stage
+from dff_train.recordings import HELD_OUT, MOST_FRAMES, decode, split
+from dff_train.samples import collate
+from dff_train.train import Training, train_on, training_step
+
+LOSS_WEIGHTS = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 0.3, "distil_segmentation": 1.0, "distil_detection": 0.3}
+
+CROP_SHARE = 2 / 3
+"""Sides of the training crops, as a share of the smallest frame's."""
+
+SCALES = (0.8, 1.25)
+"""Change of scale in training: a user's camera stays as it is."""
+
+BATCH = 8
+LEARNING_RATE = 2e-3
+LEAST_STEPS = 50
+
+NOTES = "distill.yaml"
+"""In the run's folder: what is distilled from what, the number of steps, and what was measured before."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A recording as the command line names it: ``kind`` is video, frames or bag."""
+
+    kind: str
+    path: Path
+    rate: float | None = None
+    topic: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is distilled, and how."""
+
+    model: str
+    recordings: tuple[Given, ...]
+    interval: int = 10
+    """Frames between key frames that the network is made for."""
+    refine: str = "light"
+    """Kind of the branch to add where the bundle has none; "none" adds none."""
+    minutes: float = 10.0
+    """About so long; decides the number of steps when a run begins."""
+    steps: int = 0
+    """Instead of the minutes, where above 0."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.recordings:
+            raise ValueError("at least one recording should be given: --video, --frames or --bag")
+        if self.interval < 2:
+            raise ValueError(f"interval should be at least 2 frames, got {self.interval}")
+        if self.steps < 0 or not self.minutes > 0:
+            raise ValueError(f"minutes should be above 0 and steps at least 0, got {self.minutes:g} and {self.steps}")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run that was interrupted must share with the one that goes on."""
+        given = [f"{item.kind} {item.path.resolve()}" for item in self.recordings]
+        return {"model": self.model, "recordings": given, "interval": self.interval, "refine": self.refine, "seed": self.seed}
+
+    def command(self, steps: int) -> str:
+        """The command line that repeats it, in ``steps`` steps, without the folders of this machine."""
+        given = " ".join(f"--{item.kind} {item.path.name}" for item in self.recordings)
+        return f"dff_train distill --model {Path(self.model).name} {given} --interval {self.interval} --steps {steps}"
+
+
+def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, workers: int = 1) -> None:
+    """Distil on the recordings, with checkpoint and log in ``run``, and write the bundle ``to``; an interrupted run is taken up again.
+
+    Raises ValueError or OSError in one line where that is not possible, KeyboardInterrupt with the checkpoint written.
+    """
+    if find_bundle(settings.model).resolve() == to.resolve():
+        raise ValueError(f"the new bundle should not take the place of the one it is made from, got {to} for both")
+    notes = read_notes(run, settings)
+    card, model = with_branch(settings)
+    trains = propagation_parts(card, model)
+    learned, held = decoded(settings, card.input_pixels)
+    dataset = crops(learned, card, model.stride, settings)
+    if not notes:
+        before = _measured(model.to(device), held, card, settings, device)
+        print(f"dff_train: before: {_said(before, settings.interval)}", flush=True)
+        steps = settings.steps or _steps_in_time(
+            _training(card, model, trains, LEAST_STEPS, settings, run, device), dataset, settings.minutes
+        )
+        notes = {**settings.identity(), "steps": steps, "before": before}
+        run.mkdir(parents=True, exist_ok=True)
+        (run / NOTES).write_text(yaml.safe_dump(notes, sort_keys=False), encoding="utf-8")
+    training = _training(card, model, trains, notes["steps"], settings, run, device)
+    if training.resume() and not training.finished:
+        print(f"dff_train: going on at step {training.step} of {notes['steps']}", flush=True)
+    train_on(training, lambda: dataset, workers=workers)
+    after = _measured(training.averaged, held, card, settings, device)
+    print(f"dff_train: before: {_said(notes['before'], settings.interval)}")
+    print(f"dff_train: after:  {_said(after, settings.interval)}")
+    save_bundle(to, distilled_card(card, to.name, learned, settings, notes, after), training.averaged)
+    print(f"dff_train: wrote {to}")
+
+
+def read_notes(run: Path, settings: Settings) -> Mapping[str, Any]:
+    """The notes of the run that is to go on; empty where it begins. Raises ValueError where ``run`` holds another one."""
+    file = run / NOTES
+    if not file.is_file():
+        if run.exists() and any(run.iterdir()):
+            raise ValueError(f"--run should be a folder of its own, got {run}, which holds other files")
+        return {}
+    notes: Mapping[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    other = [name for name, value in settings.identity().items() if notes.get(name) != value]
+    if other:
+        raise ValueError(f"{run} holds a run with another {other[0]}: {notes.get(other[0])}; remove it or give another --run")
+    return notes
+
+
+def with_branch(settings: Settings) -> tuple[Card, DeepFeatureFlow]:
+    """The bundle to start from, with an untrained branch where it has none and one is wanted."""
+    card, model = load_bundle(settings.model)
+    if model.refine_network is None and settings.refine != "none":
+        torch.manual_seed(settings.seed)
+        return with_refine_network(model, card, {"kind": settings.refine})
+    return card, model
+
+
+def propagation_parts(card: Card, model: DeepFeatureFlow) -> tuple[str, ...]:
+    """The parts of propagation that have weights; raises ValueError where none has."""
+    parts = {"flow_network": model.flow_network, "refine_network": model.refine_network}
+    trains = tuple(name for name, part in parts.items() if part is not None and any(True for _ in part.parameters()))
+    if not trains:
+        raise ValueError(f"bundle {card.name!r} has nothing to train: no weights in its flow network, and no branch")
+    return trains
+
+
+def decoded(settings: Settings, pixels: int) -> tuple[list[Clip], list[Clip]]:
+    """Of every recording the part to learn from and the part held out; raises ValueError where one is too short."""
+    learned, held = [], []
+    for given in settings.recordings:
+        recording = open_recording(**{given.kind: given.path}, rate=given.rate, topic=given.topic)  # type: ignore[arg-type]
+        name = given.path.name
+        with tqdm(recording, total=len(recording) or None, desc=name, unit="frame") as frames:
+            clip = decode(name, frames, pixels=pixels, most=max(MOST_FRAMES // len(settings.recordings), HELD_OUT * settings.interval))
+        if len(clip) < HELD_OUT * settings.interval:
+            raise ValueError(f"{name} should hold at least {HELD_OUT} intervals, {HELD_OUT * settings.interval} frames, got {len(clip)}")
+        parts = split(clip)
+        learned.append(parts[0])
+        held.append(parts[1])
+        print(f"dff_train: {name}: {len(parts[0])} frames to learn from, {len(parts[1])} to measure on", flush=True)
+    return learned, held
+
+
+def crops(clips: Sequence[Clip], card: Card, stride: int, settings: Settings) -> MixedDataset:
+    """Random crops of pairs 1 to 1.5 intervals apart; each recording as often as it is long.
+
+    Their look is left as it is: it is that of the camera to be worked with, and made-up noise would drown what motion changes.
+    """
+    shapes = [frame.shape[:2] for clip in clips for frame in clip.frames]
+    crop = tuple(max(int(min(sides) * CROP_SHARE) // stride, 4) * stride for sides in zip(*shapes, strict=True))
+    augmentation = Augmentation(crop=(crop[0], crop[1]), scale=SCALES, look=False, pixels=card.input_pixels, flow=False)
+    offsets = (1, settings.interval + settings.interval // 2)
+    return MixedDataset(clips, [len(clip) for clip in clips], augmentation, seed=settings.seed, offsets=offsets)
+
+
+def _training(
+    card: Card, model: DeepFeatureFlow, trains: tuple[str, ...], steps: int, settings: Settings, run: Path, device: torch.device
+) -> Training:
+    """A run at its beginning, with the weights of ``model``."""
+    stage = Stage(
+        "distillation",
+        steps,
+        batch=BATCH,
+        learning_rate=LEARNING_RATE,
+        pairs=True,
+        trains=trains,
+        loss_weights=LOSS_WEIGHTS,
+    )
+    training = Training(Recipe(card, sources={}, stages=(stage,), seed=settings.seed), run, device)
+    training.start_with(model)
+    return training
+
+
+def _steps_in_time(trial: Training, dataset: MixedDataset, minutes: float) -> int:
+    """How many steps fit into the minutes, by the middle one of three after the first, which is slower."""
+    batch = collate([dataset[index] for index in range(trial.stage.batch)])
+    seconds = []
+    for _ in range(4):
+        started = time.monotonic()
+        training_step(trial, batch)
+        seconds.append(time.monotonic() - started)
+    return max(int(minutes * 60 / statistics.median(seconds[1:])), LEAST_STEPS)
+
+
+def _measured(
+    model: DeepFeatureFlow, held: Sequence[Clip], card: Card, settings: Settings, device: torch.device
+) -> dict[str, float | int | None]:
+    return disagreement(model, held, interval=settings.interval, pixels=card.input_pixels, device=device).figures()
+
+
+def _said(figures: Mapping[str, Any], interval: int) -> str:
+    shares = [f"{figures[name]:.1%} of the {name}" for name in ("pixels", "boxes") if figures[name] is not None]
+    shares.append(f"{figures['feature']:.3f} of the feature")
+    return f"{', '.join(shares)} differ from per-frame at fixed:{interval}"
+
+
+def distilled_card(
+    card: Card, name: str, learned: Sequence[Clip], settings: Settings, notes: Mapping[str, Any], after: Mapping[str, Any]
+) -> Card:
+    """The new bundle's card: what it was made from, how, and what that brought. Scores of the old propagation are left out."""
+    sources = [f"{clip.name} ({len(clip)} frames without labels), for propagation alone" for clip in learned]
+    before = notes["before"]
+    kept = {figure: {"before": before[figure], "after": after[figure]} for figure in ("pixels", "boxes", "feature")}
+    return replace(
+        card,
+        name=name,
+        description=f"{card.description.strip()} Its propagation was distilled from its own per-frame path, bundle {card.name}.",
+        provenance=(*card.provenance, *sources),
+        recipe=f"{card.recipe.strip()} Then {settings.command(notes['steps'])}".strip(),
+        figures={f"disagreement_with_per_frame_at_fixed:{settings.interval}": {"frames": after["frames"], **kept}},
+    )

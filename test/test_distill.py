@@ -1,0 +1,213 @@
+"""Distillation without labels: a bundle's propagation comes nearer to its own per-frame path, which keeps every bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from conftest import tiny_card
+from torch import nn
+
+from dff_ros.core import bundle as bundles
+from dff_ros.core.bundle import build_model, load_bundle, save_bundle
+from dff_ros.core.results import Detections
+from dff_ros.recording.drive import GeneratedDrive
+from dff_train import distill as distilling
+from dff_train.cli import main
+from dff_train.clips import Clip
+from dff_train.disagreement import disagreement, matches
+from dff_train.objective import propagated
+from dff_train.source_pairs import Truth
+
+CPU = torch.device("cpu")
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated drive as a folder of images, 160x120."""
+    folder = tmp_path_factory.mktemp("drive")
+    for item in GeneratedDrive(2, FRAMES, width=160, height=120, rate=10.0):
+        cv2.imwrite(str(folder / f"{item.index:03d}.png"), np.ascontiguousarray(item.frame[..., ::-1]))
+    return folder
+
+
+class Colours(nn.Module):
+    """A user's own feature network: random mixtures of each cell's mean colour."""
+
+    stride = 8
+    channels = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, self.channels, 1)
+        nn.init.normal_(self.mix.weight, std=3.0)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.mix(F.avg_pool2d(image, self.stride) - 0.5))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bundle around a user's own feature network, which segments by colour and has no branch."""
+    torch.manual_seed(0)
+    point = EntryPoint("colours", "test_distill:Colours", bundles.FEATURE_NETWORKS)
+    architecture = {"feature_network": {"kind": "colours"}, "flow_network": {"kind": "dis"}, "segmentation": {}}
+    card = tiny_card(architecture=architecture, detection_classes=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundles, "entry_points", lambda group: EntryPoints([point]).select(group=group))
+        model = build_model(card)
+        nn.init.normal_(model.heads["segmentation"].score.weight)
+        folder = tmp_path_factory.mktemp("bundles") / "tiny"
+        save_bundle(folder, card, model)
+        yield folder
+
+
+def command(bundle: Path, drive: Path, folder: Path, *more: str) -> list[str]:
+    common = ["distill", "--model", str(bundle), "--frames", str(drive), "--to", str(folder / "mine"), "--run", str(folder / "run")]
+    return [*common, "--interval", "5", "--device", "cpu", "--workers", "0", *more]
+
+
+def test_it_brings_propagation_nearer_to_per_frame_and_leaves_that_alone(
+    bundle: Path, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distilling, "LEARNING_RATE", 1e-2)  # few steps of a small network
+    assert main(command(bundle, drive, tmp_path, "--steps", "80")) == 0
+    said = capsys.readouterr().out
+    assert "32 frames to learn from, 8 to measure on" in said and "before: " in said and "after: " in said
+    card, model = load_bundle(str(tmp_path / "mine"))
+    given = load_bundle(str(bundle))[1].state_dict()
+    for name, weight in model.state_dict().items():
+        assert name.startswith("refine_network.") or torch.equal(weight, given[name]), name
+    figures = card.figures["disagreement_with_per_frame_at_fixed:5"]
+    assert figures["feature"]["after"] < 0.85 * figures["feature"]["before"]
+    assert figures["pixels"]["after"] < 0.75 * figures["pixels"]["before"]
+    assert card.name == "mine" and "bundle tiny" in card.description
+    assert card.recipe == f"Then dff_train distill --model tiny --frames {drive.name} --interval 5 --steps 80"
+    assert card.provenance[-1].startswith(f"{drive.name} (32 frames")
+    assert str(tmp_path) not in (tmp_path / "mine" / "model.yaml").read_text()
+
+
+def test_flow_and_scale_learn_where_they_have_weights(drive: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    card = tiny_card(architecture={**tiny_card().architecture, "flow_network": {"kind": "flownet", "width": 0.125}})
+    save_bundle(tmp_path / "paper", card, build_model(card))
+    assert main(command(tmp_path / "paper", drive, tmp_path, "--steps", "2", "--refine", "none")) == 0
+    given, made = (load_bundle(str(tmp_path / name))[1] for name in ("paper", "mine"))
+    assert made.refine_network is None
+    changed = {name for name, weight in made.state_dict().items() if not torch.equal(weight, given.state_dict()[name])}
+    assert {"flow_network.flow.weight", "flow_network.scale.weight"} <= changed
+    assert all(name.startswith("flow_network.") for name in changed)
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_the_whole_one(
+    bundle: Path, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(bundle, drive, tmp_path / "whole", "--steps", "4")) == 0
+    train_on = distilling.train_on
+
+    def stopped(training, dataset, **options) -> None:  # type: ignore[no-untyped-def]
+        train_on(training, dataset, **options, time_limit_s=0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distilling, "train_on", stopped)
+    assert main(command(bundle, drive, tmp_path / "parts", "--steps", "4")) == 130
+    monkeypatch.setattr(distilling, "train_on", train_on)
+    assert main(command(bundle, drive, tmp_path / "parts")) == 0
+    assert "going on at step 1 of 4" in capsys.readouterr().out
+    whole, parts = (load_bundle(str(tmp_path / name / "mine"))[1].state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+
+
+def test_the_minutes_decide_the_number_of_steps(bundle: Path, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distilling, "train_on", lambda *_, **__: None)
+    assert main(command(bundle, drive, tmp_path, "--minutes", "0.001")) == 0
+    assert yaml.safe_load((tmp_path / "run" / distilling.NOTES).read_text())["steps"] == distilling.LEAST_STEPS
+    assert main(command(bundle, drive, tmp_path / "long", "--minutes", "60")) == 0
+    assert yaml.safe_load((tmp_path / "long" / "run" / distilling.NOTES).read_text())["steps"] > 10 * distilling.LEAST_STEPS
+
+
+def test_what_cannot_be_distilled_is_said_in_one_line(
+    bundle: Path, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "log.jsonl").touch()
+    wrong = {
+        "no bundle 'none'": ["--model", "none"],
+        "should not take the place": ["--to", str(bundle)],
+        "got --video none.mp4": ["--video", "none.mp4"],
+        "at least 5 intervals, 100 frames, got 40": ["--interval", "20"],
+        "interval should be at least 2 frames, got 1": ["--interval", "1"],
+        "minutes should be above 0": ["--minutes", "0"],
+        "nothing to train": ["--refine", "none"],
+        "--run should be a folder of its own": ["--run", str(used)],
+    }
+    for message, options in wrong.items():
+        assert main(command(bundle, drive, tmp_path, *options)) == 2, message
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dff_train: ")]
+        assert len(lines) == 1 and message.removeprefix("got --video ") in lines[0], (message, lines)
+    assert main(["distill", "--model", str(bundle), "--to", str(tmp_path / "mine")]) == 2
+    assert "at least one recording should be given" in capsys.readouterr().err
+
+
+def test_a_run_of_something_else_is_not_taken_up(bundle: Path, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(bundle, drive, tmp_path, "--steps", "1")) == 0
+    assert main(command(bundle, drive, tmp_path, "--interval", "4")) == 2
+    assert "holds a run with another interval: 5" in capsys.readouterr().err
+
+
+def clip(frames: list[np.ndarray], firsts: list[int] | None = None) -> Clip:
+    return Clip("clip", frames, [Truth()] * len(frames), firsts=firsts)
+
+
+def test_where_nothing_moves_nothing_disagrees_and_noise_does() -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_card())
+    noise = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), dtype=np.uint8)
+    still = disagreement(model, [clip([noise[0]] * 8)], interval=4, pixels=19_200, device=CPU).figures()
+    assert still["frames"] == 5 and still["pixels"] == 0 and still["feature"] == pytest.approx(0, abs=1e-4)
+    moving = disagreement(model, [clip(list(noise))], interval=4, pixels=19_200, device=CPU).figures()
+    assert isinstance(moving["feature"], float) and moving["feature"] > 0.01
+
+
+def test_the_disagreement_is_the_mean_over_every_offset() -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_card()).eval()
+    frames = list(np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.uint8))
+    outcome = disagreement(model, [clip(frames)], interval=3, pixels=19_200, device=CPU)
+    images = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]).float() / 255
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        features = model.feature_network(images).float()
+    head, shares = model.heads["segmentation"], []
+    with torch.no_grad():
+        own = F.interpolate(head(features[2:]), (120, 160), mode="bilinear").argmax(1)
+        for age in (1, 2):
+            carried = propagated(model, features[2 - age : 3 - age], images[2:], images[2 - age : 3 - age], torch.tensor([age]))
+            answer = F.interpolate(head(carried), (120, 160), mode="bilinear").argmax(1)
+            shares.append(float((answer != own).float().mean()))
+    assert outcome.figures()["pixels"] == pytest.approx(sum(shares) / 3, abs=5e-3)
+
+
+def test_keys_are_not_taken_across_the_runs_of_a_recording() -> None:
+    frames = list(np.random.default_rng(0).integers(0, 256, (9, 120, 160, 3), dtype=np.uint8))
+    model = build_model(tiny_card())
+    assert disagreement(model, [clip(frames, [0] * 4 + [4] * 5)], interval=4, pixels=19_200, device=CPU).frames == 3
+    with pytest.raises(ValueError, match="needs as many consecutive frames"):
+        disagreement(model, [clip(frames, [0] * 4 + [4] * 5)], interval=6, pixels=19_200, device=CPU)
+
+
+def test_boxes_match_once_and_only_within_a_class() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]], np.float32)
+    ours = Detections(boxes[[0, 2]], np.ones(2, np.float32), np.array([0, 1]))
+    assert matches(ours, ours) == 2
+    assert matches(ours, Detections(boxes[[0, 1]], np.ones(2, np.float32), np.array([0, 0]))) == 1
+    assert matches(ours, Detections(boxes[[2]], np.ones(1, np.float32), np.array([0]))) == 0
+    assert matches(ours, Detections(boxes[:0], np.ones(0, np.float32), np.zeros(0, np.int64))) == 0
