@@ -160,9 +160,9 @@ class RFCNHead(nn.Module):
 
     def pool(self, maps: RFCNMaps, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, C + 1), background first, and box offsets (R, 4) of ``rois`` (R, 5): the bins' average vote."""
-        logits = position_sensitive_roi_pool(maps.class_maps, rois, bins=self.bins, stride=self.stride)
-        offsets = position_sensitive_roi_pool(maps.box_maps, rois, bins=self.bins, stride=self.stride)
-        return logits.mean(dim=(2, 3)), offsets.mean(dim=(2, 3))
+        both = torch.cat([maps.class_maps, maps.box_maps], dim=1)
+        votes = position_sensitive_roi_pool(both, rois, bins=self.bins, stride=self.stride).mean(dim=(2, 3))
+        return votes[:, : self.classes + 1], votes[:, self.classes + 1 :]
 
     @torch.no_grad()
     def decode(self, maps: RFCNMaps, geometry: ImageGeometry) -> Detections:
