@@ -12,12 +12,18 @@ from dff_train.source_pairs import PAPER_OFFSETS, Array, SourcePair, Truth
 class Clip:
     """Frames in order, each with its truth, in one run or several; the key frame of a pair lies at most at its run's start."""
 
-    def __init__(self, name: str, frames: Sequence[Array], truth: Sequence[Truth], *, firsts: Sequence[int] | None = None) -> None:
-        """``firsts`` names for each frame the first frame of its run; without it all are one run."""
+    def __init__(
+        self, name: str, frames: Sequence[Array], truth: Sequence[Truth], *, firsts: Sequence[int] | None = None, standing: float = 0.0
+    ) -> None:
+        """``firsts`` names for each frame the first frame of its run; without it all are one run.
+
+        In a ``standing`` share of the pairs the key frame shows what the current frame shows: time went by and nothing moved.
+        """
         self.name = name
         self.frames = frames
         self.truth = truth
         self.firsts = firsts or [0] * len(frames)
+        self.standing = standing
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -29,7 +35,8 @@ class Clip:
         later = min(max(index, first + fewest), len(self.frames) - 1)
         index = later if self.firsts[later] == first else index
         offset = min(int(rng.integers(fewest, most + 1)), index - first)
-        return SourcePair(self.frames[index - offset], self.frames[index], offset, self.truth[index], self.name)
+        key = index if self.standing and rng.random() < self.standing else index - offset
+        return SourcePair(self.frames[key], self.frames[index], offset, self.truth[index], self.name)
 
     def truths(self) -> list[tuple[tuple[int, int], Truth]]:
         return [((frame.shape[0], frame.shape[1]), truth) for frame, truth in zip(self.frames, self.truth, strict=True)]

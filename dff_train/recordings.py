@@ -20,6 +20,9 @@ MOST_FRAMES = 1500
 RUN_LENGTH = 60
 """Consecutive frames that stay together where a longer recording is thinned out."""
 
+STANDING = 0.1
+"""Share of the pairs in which nothing moves: a recording may hold no such stretch, and propagation must not harm where it is exact."""
+
 HELD_OUT = 5
 """One frame in so many, those at the end, is not trained on."""
 
@@ -81,7 +84,7 @@ def _joined(name: str, runs: list[list[Array]], *, adjacent: bool) -> Clip:
 def split(clip: Clip) -> tuple[Clip, Clip]:
     """The part to learn from and the part held out, the clip's last fifth."""
     border = len(clip) - len(clip) // HELD_OUT
-    learned = Clip(clip.name, clip.frames[:border], clip.truth[:border], firsts=clip.firsts[:border])
+    learned = Clip(clip.name, clip.frames[:border], clip.truth[:border], firsts=clip.firsts[:border], standing=STANDING)
     firsts = [max(first - border, 0) for first in clip.firsts[border:]]
     return learned, Clip(clip.name, clip.frames[border:], clip.truth[border:], firsts=firsts)
 

@@ -75,6 +75,9 @@ def test_the_last_fifth_is_held_out_with_its_own_keys() -> None:
     assert numbers(learned.frames) == list(range(80)) and numbers(held.frames) == list(range(80, 100))
     rng = np.random.default_rng(0)
     assert {number_of(held.pair(2, rng, (0, 9)).key_image) for _ in range(50)} == {80, 81, 82}
+    pairs = [learned.pair(50, rng, (5, 5)) for _ in range(400)]
+    assert 0.05 < np.mean([pair.key_image is pair.image for pair in pairs]) < 0.15, "nothing moves in a tenth of them"
+    assert {pair.offset for pair in pairs} == {5}
     runs = Clip("runs", learned.frames, learned.truth, firsts=[0] * 30 + [30] * 40 + [70] * 10)
     assert split(runs)[1].firsts == [0] * 6 + [6] * 10
 

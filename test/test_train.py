@@ -276,11 +276,17 @@ def test_the_learning_rate_warms_up_and_comes_down() -> None:
 
 
 def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, data: Path) -> None:
-    whole = Training(recipe(), tmp_path / "whole", CPU)
+    stages = (
+        Stage("per-frame", 2, batch=2),
+        Stage("branch", 2, batch=2, pairs=True, offsets=(1, 12), trains=("refine_network",), loss_weights=label_free()),
+        Stage("end-to-end", 3, batch=2, pairs=True, loss_weights={"feature": 0.3, "distil_segmentation": 1.0}),
+    )
+    several = recipe(card=tiny_card_with_branch(), stages=stages)
+    whole = Training(several, tmp_path / "whole", CPU)
     train(whole, data, workers=0)
     assert whole.finished
     for _ in range(20):
-        part = Training(recipe(), tmp_path / "parts", CPU)
+        part = Training(several, tmp_path / "parts", CPU)
         part.resume()
         if part.finished:
             break
