@@ -36,6 +36,26 @@ def test_dis_flow_points_from_the_current_frame_to_the_key_in_feature_cells(dx: 
     torch.testing.assert_close(inner, torch.tensor([dx / 8, dy / 8]), atol=0.2, rtol=0)  # a fifth of a cell is 1.6 px
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(36, 48), (37, 49)])
+def test_dis_reads_grey_levels_of_half_the_size(layout: torch.memory_format, size: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    prepared = DISFlow(stride=8).prepare(image)
+    assert prepared.shape == (2, 18, 24) and prepared.dtype == torch.uint8
+    half = (image[..., :36:2, :48:2] + image[..., 1:36:2, :48:2] + image[..., :36:2, 1:48:2] + image[..., 1:36:2, 1:48:2]) / 4
+    grey = half[:, 0] * 0.299 + half[:, 1] * 0.587 + half[:, 2] * 0.114
+    assert (prepared.float() - grey * 255).abs().max() <= 0.5001
+
+
+def test_dis_flow_of_a_cell_is_the_mean_of_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = DISFlow(stride=8)
+    pixels = torch.randn(20, 24, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(network, "_flow", lambda current, key: pixels.numpy())
+    flow = network(torch.zeros(1, 20, 24, dtype=torch.uint8), torch.zeros(1, 20, 24, dtype=torch.uint8)).flow
+    expected = pixels.view(5, 4, 6, 4, 2).mean(dim=(1, 3)).permute(2, 0, 1) / 4  # half-size pixels per cell
+    torch.testing.assert_close(flow[0], expected)
+
+
 def test_dis_flow_has_scale_one_and_no_parameters() -> None:
     network = DISFlow(stride=16)
     prepared = network.prepare(torch.rand(2, 3, 64, 64))
