@@ -48,14 +48,17 @@ def test_all_memory_layouts_of_a_frame_give_the_same_image() -> None:
     padded = np.zeros((24, 40, 3), np.uint8)
     padded[:, :32] = frame
     four = np.dstack([frame, np.zeros((24, 32), np.uint8)])
-    locked = frame.copy()
-    locked.flags.writeable = False
+    locked, locked_bgr = frame.copy(), frame[..., ::-1].copy()
+    locked.flags.writeable = locked_bgr.flags.writeable = False
     layouts = {
         "bgr buffer seen as rgb": np.ascontiguousarray(frame[..., ::-1])[..., ::-1],
         "padded rows": padded[:, :32],
         "rgba": four[..., :3],
         "bgra": np.ascontiguousarray(four[..., [2, 1, 0, 3]])[..., 2::-1],
+        "bgr with padded rows": np.ascontiguousarray(padded[..., ::-1])[:, :32, ::-1],
+        "bgr upside down in memory": np.ascontiguousarray(frame[::-1, :, ::-1])[::-1, :, ::-1],
         "read only": locked,
+        "read only bgr": locked_bgr[..., ::-1],
         "upside down in memory": np.ascontiguousarray(frame[::-1])[::-1],
     }
     for name, layout in layouts.items():

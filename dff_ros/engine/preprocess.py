@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,8 @@ def _upload(frame: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(1, 3, H, W) uint8 on the device; a BGR buffer seen through a reversed view is swapped there."""
     swapped = frame.strides[2] < 0  # torch has no negative strides
     buffer = frame[..., ::-1] if swapped else frame
+    if swapped and device.type == "cpu":  # a tenth of the time of torch's flip, which takes 0.7 ms at 720p
+        buffer, swapped = np.asarray(cv2.cvtColor(buffer, cv2.COLOR_BGR2RGB), np.uint8), False
     if any(step < 0 for step in buffer.strides) or not buffer.flags.writeable:
         buffer = buffer.copy()  # torch cannot hold memory that it must not write to
     pixels = torch.from_numpy(buffer).to(device).permute(2, 0, 1).unsqueeze(0)
