@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -22,6 +18,7 @@ from tqdm import tqdm
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_train.datasets import mixed_dataset
+from dff_train.interrupts import ignore_interrupts, interrupt_noted
 from dff_train.objective import DISTILLATION_LOSSES, batch_losses
 from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
 from dff_train.recipe import Recipe, Stage
@@ -177,26 +174,6 @@ def train_on(training: Training, open_dataset: Callable[[], Dataset[Sample]], *,
             raise KeyboardInterrupt
 
 
-@contextmanager
-def interrupt_noted() -> Iterator[Callable[[], bool]]:
-    """Within, an interrupt from the keyboard is only noted, so that no step stops half way; a second one is an interrupt again."""
-    noted = False
-
-    def note(_: int, __: FrameType | None) -> None:
-        nonlocal noted
-        noted = True
-        signal.signal(signal.SIGINT, previous)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: noted
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def _train_stage(training: Training, dataset: Dataset[Sample], workers: int, is_over: Callable[[], bool]) -> bool:
     """One stage from where it stands; False where it was over before the last step."""
     stage = training.stage
@@ -240,15 +217,10 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
         batch_size=stage.batch,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=ignore_interrupts,
         pin_memory=training.device.type == "cuda",
     )
     yield from loader
-
-
-def _ignore_interrupts(_: int) -> None:
-    """A worker lives as long as the training process wants it to; the keyboard interrupts all processes of a terminal."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:
