@@ -15,7 +15,7 @@ from dff_train.anchors import cluster_anchors, nominal_boxes
 from dff_train.datasets import open_sources
 from dff_train.distill import Given, Settings, distill
 from dff_train.recipe import read_recipe
-from dff_train.train import Training, train
+from dff_train.train import Training, fit_new_fusion, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +101,8 @@ def _run(options: argparse.Namespace) -> None:
     elif options.init and not resumed:
         fresh = training.start_from(options.init)
         print(f"dff_train: started from {options.init}; {len(fresh)} tensors are new{': ' if fresh else ''}{', '.join(fresh[:8])}")
+        if any(name.startswith("feature_network.fuse.") for name in fresh):
+            fit_new_fusion(training, options.data)
     train(training, options.data, workers=options.workers, time_limit_s=options.minutes * 60)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_train.datasets import mixed_dataset
+from dff_train.fusion import fit_fusion
 from dff_train.interrupts import ignore_interrupts, interrupt_noted
 from dff_train.objective import DISTILLATION_LOSSES, batch_losses
 from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
@@ -29,6 +31,8 @@ LOG = "log.jsonl"
 WARM_UP_STEPS = 200
 CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY = 20
+FUSION_BATCHES = 12
+"""Batches of stills that a pyramid's fusion is fitted to: about 100 000 cells for 512 weights each."""
 
 
 class Training:
@@ -221,6 +225,13 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
         pin_memory=training.device.type == "cuda",
     )
     yield from loader
+
+
+def fit_new_fusion(training: Training, data: Path) -> None:
+    """Start the fusion of a pyramid, whose trunk came from a bundle, on stills of the sources (see :func:`fit_fusion`)."""
+    stills = itertools.islice(_batches(training, stage_dataset(training, data), workers=0), FUSION_BATCHES)
+    fit_fusion(training.model, (batch.images.to(training.device).float() / 255.0 for batch in stills))
+    training.average.module.load_state_dict(training.model.state_dict())
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:

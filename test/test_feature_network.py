@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,13 +78,13 @@ def test_wrong_depths_and_dilations_are_refused() -> None:
         CompactFeatureNetwork(blocks=(1, 1, 3), dilations=(1, 2))
 
 
-def test_an_untrained_pyramid_is_its_trunk_and_learns_from_both_scales() -> None:
+def test_an_untrained_pyramid_is_the_mean_of_two_looks_and_learns_from_both() -> None:
     network = PyramidFeatureNetwork(channels=16, width=8, blocks=(1, 1, 2), dilations=(1, 2)).eval()
     image = torch.rand(2, 3, 32, 48)
-    torch.testing.assert_close(network(image), network.trunk(image))
-    nn.init.normal_(network.fuse.mix.weight)
+    fine = network.trunk(F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False))
+    torch.testing.assert_close(network(image), (network.trunk(image) + F.avg_pool2d(fine, 2)) / 2)
     network.train()(image).sum().backward()
-    assert all(p.grad is not None and bool(p.grad.any()) for p in network.fuse.fine.parameters())
+    assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
     assert (network.stride, network.channels) == (8, 16)
 
 

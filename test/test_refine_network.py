@@ -28,10 +28,10 @@ def small(*, channels: int = 6, stride: int = 8, seed: int = 0, **arguments: obj
 
 
 def scene(batch: int = 2, *, height: int = 4, width: int = 5, channels: int = 6, stride: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Current and key images, a feature that a ReLU might have given, flow of up to some cells."""
+    """Current and key images, a feature of both signs, flow of up to some cells."""
     generator = torch.Generator().manual_seed(1)
     current, key = torch.rand(2, batch, 3, height * stride, width * stride, generator=generator)
-    feature = torch.randn(batch, channels, height, width, generator=generator).relu()
+    feature = torch.randn(batch, channels, height, width, generator=generator)
     return current, key, feature, torch.randn(batch, 2, height, width, generator=generator) * 1.5
 
 
@@ -121,7 +121,8 @@ def refine_slowly(network: LightRefineNetwork, current: np.ndarray, key: np.ndar
         signals[6, y, x] = min(age, 20) / 10
     fused = run(network.fusion, np.concatenate([run(network.encoder, pixels), feature, signals]))
     gate = 1 / (1 + np.exp(-convolve(fused, network.gate)))
-    return np.maximum(feature + gate * convolve(fused, network.correction), 0)
+    result: np.ndarray = feature + gate * convolve(fused, network.correction)
+    return result
 
 
 @pytest.mark.parametrize("stride", [8, 16])

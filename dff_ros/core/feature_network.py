@@ -193,19 +193,22 @@ class CompactFeatureNetwork(nn.Module):
 
 
 class ScaleFusion(nn.Module):
-    """Adds to a feature what the feature of the same frame, enlarged twice, knows better; starts by adding nothing."""
+    """The mean of a feature and of what the finer feature says in its place; starts with the finer one's mean over each cell.
+
+    A mean, because two looks err differently: a fusion learned freely on the same few stills trusts them as they never err there
+    (measured: mIoU .65 on new frames, the mean .67).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fine = conv_norm(channels, 2 * channels, stride=2)
-        self.coarse = conv_norm(channels, 2 * channels, 1)
-        self.mix = nn.Conv2d(2 * channels, channels, 1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        self.fine = nn.Conv2d(channels, channels, 2, stride=2)
+        with torch.no_grad():
+            self.fine.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1).expand(-1, -1, 2, 2) / 4.0)
+            nn.init.zeros_(self.fine.bias)  # type: ignore[arg-type]
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """(N, C, H, W) and (N, C, 2 H, 2 W) -> (N, C, H, W)."""
-        return F.relu(coarse + self.mix(F.relu(self.coarse(coarse) + self.fine(fine))))
+        return (coarse + self.fine(fine)) / 2.0  # type: ignore[no-any-return]
 
 
 class PyramidFeatureNetwork(nn.Module):

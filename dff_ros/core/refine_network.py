@@ -58,11 +58,10 @@ class RefineNetwork(Protocol):
 
 
 class LightRefineNetwork(nn.Module):
-    """A small encoder of the current frame, fused with the propagated feature: feature + gate * correction, then ReLU.
+    """A small encoder of the current frame, fused with the propagated feature: feature + gate * correction.
 
     Beside the two it reads where the warp went wrong: the difference of the current frame and the warped key frame, the share of
-    each cell that lay in the key frame's view, the flow and the age. Features are those of a ReLU, never negative.
-    The correction starts as 0, so an untrained branch changes nothing.
+    each cell that lay in the key frame's view, the flow and the age. The correction starts as 0, so an untrained branch changes nothing.
 
     ``width`` is the channels inside; ``blocks`` counts the residual blocks of the encoder, whose dilation doubles from one to the
     next, and those after fusion.
@@ -111,7 +110,7 @@ class LightRefineNetwork(nn.Module):
         image = self.encoder(self._laid_out(self.unshuffle((current.image - 0.5).to(feature.dtype))))
         signals = self._laid_out(self._signals(current, key, fields, age))
         fused = self.fusion(torch.cat([image, feature, signals], dim=1))
-        return F.relu(feature + torch.sigmoid(self.gate(fused)) * self.correction(fused))
+        return feature + torch.sigmoid(self.gate(fused)) * self.correction(fused)  # type: ignore[no-any-return]
 
     def _laid_out(self, maps: Tensor) -> Tensor:
         """In the number format of the weights, channels last: mixed layouts cost a CPU a sixth of the branch in copies."""

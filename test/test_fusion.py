@@ -1,0 +1,91 @@
+"""The start of a pyramid's fusion: segmentation scores are the mean of both looks, and the feature stays what heads understand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from conftest import tiny_card
+from training_data import write_camvid
+
+from dff_ros.core.bundle import CARD_FILE, build_model, load_bundle, save_bundle
+from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.results import Task
+from dff_train.cli import main
+from dff_train.fusion import fit_fusion
+
+
+def pyramid(subcells: int) -> DeepFeatureFlow:
+    card = tiny_card()
+    network = {**card.architecture["feature_network"], "kind": "pyramid"}
+    architecture = {**card.architecture, "feature_network": network, "segmentation": {"subcells": subcells}}
+    model = build_model(replace(card, architecture=architecture)).eval()
+    torch.nn.init.normal_(model.head(Task.SEGMENTATION).score.weight)
+    torch.nn.init.normal_(model.head(Task.SEGMENTATION).score.bias)
+    return model
+
+
+@pytest.mark.parametrize("subcells", [1, 2])
+def test_scores_become_the_mean_of_both_looks(subcells: int) -> None:
+    torch.manual_seed(0)
+    model = pyramid(subcells)
+    head, trunk = model.head(Task.SEGMENTATION), model.feature_network.trunk
+    # Where the head reads more than the feature has, no feature can give it all of the mean.
+    head.score.weight.data = head.score.weight.data[: model.channels // 2]
+    head.score.bias.data = head.score.bias.data[: model.channels // 2]
+    fit_fusion(model, [torch.rand(2, 3, 64, 96) for _ in range(2)])
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        fine = head(trunk(F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)))
+        expected = (head(trunk(image)) + F.avg_pool2d(fine, 2)) / 2
+        torch.testing.assert_close(head(model.feature_network(image)), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_finer_look_speaks_the_trunks_language() -> None:
+    torch.manual_seed(0)
+    model = pyramid(1)
+    del model.heads[Task.SEGMENTATION.value]
+    network = model.feature_network
+    images = [torch.rand(2, 3, 64, 96) * torch.rand(2, 3, 1, 1) for _ in range(6)]
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(torch.stack([(network(image) - network.trunk(image)).square().mean() for image in images]).mean())
+
+    before = error()
+    fit_fusion(model, images)
+    assert error() < 0.8 * before
+
+
+def test_a_run_that_starts_from_a_trunk_fits_its_fusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_camvid(tmp_path / "data")
+    card, model = tiny_card(), build_model(tiny_card())
+    save_bundle(tmp_path / "trunk", card, model)
+    network = {**card.architecture["feature_network"], "kind": "pyramid"}
+    stage = {"name": "fusion", "steps": 1, "batch": 2, "trains": ["heads.detection"]}
+    content = {
+        **yaml.safe_load((tmp_path / "trunk" / CARD_FILE).read_text()),
+        "architecture": {**card.architecture, "feature_network": network},
+    }
+    content["architecture"] = json.loads(json.dumps(content["architecture"]))
+    recipe = {"card": content, "sources": {"camvid": 1.0}, "stages": [stage], "crop": [64, 96]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = ["--recipe", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run")]
+    assert main(["run", *run, "--data", str(tmp_path / "data"), "--init", str(tmp_path / "trunk"), "--workers", "0"]) == 0
+    assert "2 tensors are new: feature_network.fuse.fine.weight" in capsys.readouterr().out
+    assert main(["export", *run, "--to", str(tmp_path / "bundle")]) == 0
+    fused = load_bundle(str(tmp_path / "bundle"))[1].feature_network
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        trunk = fused.trunk(image)
+        assert (fused(image) - trunk).square().mean() < 0.2 * trunk.square().mean()
+
+
+def test_networks_without_a_fusion_are_refused() -> None:
+    with pytest.raises(ValueError, match="should be a pyramid to have a fusion, got CompactFeatureNetwork"):
+        fit_fusion(build_model(tiny_card()), [])
