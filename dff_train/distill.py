@@ -30,7 +30,9 @@ from dff_train.recordings import HELD_OUT, MOST_FRAMES, decode, split
 from dff_train.samples import collate
 from dff_train.train import Training, train_on, training_step
 
-LOSS_WEIGHTS = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 0.3, "distil_segmentation": 1.0, "distil_detection": 0.3}
+LOSS_WEIGHTS = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 10.0, "distil_segmentation": 1.0, "distil_detection": 0.3}
+"""With a weight of 0.3 the feature itself came no nearer (0.19 -> 0.19 in 240 steps, here 0.14) while the heads' answers did as here, and
+three times as much was changed where nothing moves."""
 
 CROP_SHARE = 2 / 3
 """Sides of the training crops, as a share of the smallest frame's."""
@@ -39,7 +41,7 @@ SCALES = (0.8, 1.25)
 """Change of scale in training: a user's camera stays as it is."""
 
 BATCH = 8
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 LEAST_STEPS = 50
 
 NOTES = "distill.yaml"

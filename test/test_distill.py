@@ -76,10 +76,9 @@ def command(bundle: Path, drive: Path, folder: Path, *more: str) -> list[str]:
 
 
 def test_it_brings_propagation_nearer_to_per_frame_and_leaves_that_alone(
-    bundle: Path, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(distilling, "LEARNING_RATE", 1e-2)  # few steps of a small network
-    assert main(command(bundle, drive, tmp_path, "--steps", "80")) == 0
+    assert main(command(bundle, drive, tmp_path, "--steps", "150")) == 0
     said = capsys.readouterr().out
     assert "32 frames to learn from, 8 to measure on" in said and "before: " in said and "after: " in said
     card, model = load_bundle(str(tmp_path / "mine"))
@@ -87,10 +86,10 @@ def test_it_brings_propagation_nearer_to_per_frame_and_leaves_that_alone(
     for name, weight in model.state_dict().items():
         assert name.startswith("refine_network.") or torch.equal(weight, given[name]), name
     figures = card.figures["disagreement_with_per_frame_at_fixed:5"]
-    assert figures["feature"]["after"] < 0.85 * figures["feature"]["before"]
+    assert figures["feature"]["after"] < 0.6 * figures["feature"]["before"]
     assert figures["pixels"]["after"] < 0.75 * figures["pixels"]["before"]
     assert card.name == "mine" and "bundle tiny" in card.description
-    assert card.recipe == f"Then dff_train distill --model tiny --frames {drive.name} --interval 5 --steps 80"
+    assert card.recipe == f"Then dff_train distill --model tiny --frames {drive.name} --interval 5 --steps 150"
     assert card.provenance[-1].startswith(f"{drive.name} (32 frames")
     assert str(tmp_path) not in (tmp_path / "mine" / "model.yaml").read_text()
 
