@@ -200,10 +200,12 @@ def test_the_branch_alone_learns_from_the_frozen_teacher_without_any_label(tmp_p
     stage = Stage("branch", 1000, batch=2, learning_rate=1e-2, pairs=True, trains=("refine_network",), loss_weights=label_free())
     training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
     training.step = 200
+    for weight in training.model.heads.parameters():
+        torch.nn.init.normal_(weight, std=0.2)  # fresh heads say so little that there is nothing to distil
     same = unlabelled(batch((1, 4)))
     first = training_step(training, same)
     assert set(first) == {"feature", "distil_segmentation", "distil_detection"}
-    for _ in range(30):
+    for _ in range(60):
         last = training_step(training, same)
     assert all(last[name] < 0.8 * first[name] for name in first), (first, last)
 
