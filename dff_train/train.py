@@ -137,13 +137,17 @@ class Training:
         partial.replace(self.folder / CHECKPOINT)
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint; False where there is none."""
+        """Go on from the folder's checkpoint; False where there is none. Raises ValueError where it is of other networks."""
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+        except RuntimeError as error:
+            differences = " ".join(str(error).split())[:200]  # torch lists every tensor
+            raise ValueError(f"{path} should be of the networks that the recipe's card names, got others: {differences}") from error
         self.stage_index, self.step = state["stage_index"], state["step"]
         if not self.finished:
             self._enter_stage()

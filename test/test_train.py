@@ -298,6 +298,13 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, data: Path)
         torch.testing.assert_close(weight, part.average.state_dict()[name], msg=name)
 
 
+def test_a_run_of_other_networks_is_not_taken_up(tmp_path: Path) -> None:
+    Training(recipe(), tmp_path, CPU).save()
+    other = Training(recipe(card=tiny_card_with_branch()), tmp_path, CPU)
+    with pytest.raises(ValueError, match=r"checkpoint.pt should be of the networks that the recipe's card names, got others: .*refine"):
+        other.resume()
+
+
 def test_an_interrupt_lets_the_step_end_and_leaves_a_checkpoint(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(recipe(), tmp_path, CPU)
 
