@@ -235,7 +235,7 @@ def fit_new_fusion(training: Training, data: Path) -> None:
     """Start the fusion of a pyramid, whose trunk came from a bundle, on stills of the sources (see :func:`fit_fusion`)."""
     stills = itertools.islice(_batches(training, stage_dataset(training, data), workers=0), FUSION_BATCHES)
     fit_fusion(training.model, (batch.images.to(training.device).float() / 255.0 for batch in stills))
-    training.average.module.load_state_dict(training.model.state_dict())
+    training.start_with(training.model)  # the moving average and the teacher are of the model as it is now
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:

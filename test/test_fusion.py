@@ -18,6 +18,8 @@ from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.results import Task
 from dff_train.cli import main
 from dff_train.fusion import fit_fusion
+from dff_train.recipe import Recipe, Stage
+from dff_train.train import Training, fit_new_fusion
 
 
 def pyramid(subcells: int) -> DeepFeatureFlow:
@@ -84,6 +86,20 @@ def test_a_run_that_starts_from_a_trunk_fits_its_fusion(tmp_path: Path, capsys: 
     with torch.no_grad():
         trunk = fused.trunk(image)
         assert (fused(image) - trunk).square().mean() < 0.2 * trunk.square().mean()
+
+
+def test_a_teacher_that_a_stage_takes_of_its_own_model_has_the_fitted_fusion_too(tmp_path: Path) -> None:
+    write_camvid(tmp_path / "data")
+    save_bundle(tmp_path / "trunk", tiny_card(), build_model(tiny_card()))
+    network = {**tiny_card().architecture["feature_network"], "kind": "pyramid"}
+    card = tiny_card(architecture={**tiny_card().architecture, "feature_network": network})
+    stage = Stage("joint", 1, batch=2, pairs=True, trains=("feature_network.fuse",), loss_weights={"feature": 1.0})
+    training = Training(Recipe(card, {"camvid": 1.0}, (stage,), crop=(64, 96)), tmp_path / "run", torch.device("cpu"))
+    training.start_from(str(tmp_path / "trunk"))
+    fit_new_fusion(training, tmp_path / "data")
+    assert training.teacher is not None
+    for network in (training.teacher.feature_network, training.averaged.feature_network):
+        assert torch.equal(network.fuse.fine.weight, training.model.feature_network.fuse.fine.weight)
 
 
 def test_networks_without_a_fusion_are_refused() -> None:
