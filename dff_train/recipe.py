@@ -135,10 +135,15 @@ def _check_losses(weights: Mapping[str, float]) -> None:
 
 
 def _stage(content: Mapping[str, Any]) -> Stage:
+    for name in ("trains", "offsets"):
+        if not isinstance(content.get(name, []), list):
+            raise ValueError(f"{name} should be a list, got {content[name]!r}")
     lists = {name: tuple(content[name]) for name in ("trains", "offsets") if name in content}
     stage = _part(Stage, {**content, **lists})
     if stage.offsets and not (len(stage.offsets) == 2 and 0 <= stage.offsets[0] <= stage.offsets[1] > 0):
         raise ValueError(f"offsets should be the fewest and the most frames between a pair's frames, got {list(stage.offsets)}")
+    if stage.offsets and not stage.pairs:
+        raise ValueError(f"stage {stage.name!r} is of stills, whose offset is 0: offsets belong to pairs, got {list(stage.offsets)}")
     return stage
 
 

@@ -104,6 +104,9 @@ def test_the_shipped_recipes_are_readable_and_build_their_networks() -> None:
         (lambda content: content.update(class_weights=[1, 2]), "class_weights should be 11 numbers above 0, got \\[1.0, 2.0\\]"),
         (lambda content: content.update(loss_weights={"colour": 1}), "losses are .*, got colour"),
         (lambda content: content["stages"][1].update(offsets=[9]), "offsets should be the fewest and the most .*, got \\[9\\]"),
+        (lambda content: content["stages"][1].update(offsets=9), "offsets should be a list, got 9"),
+        (lambda content: content["stages"][1].update(trains="heads"), "trains should be a list, got 'heads'"),
+        (lambda content: content["stages"][1].update(offsets=[1, 9], pairs=False), "offsets belong to pairs, got \\[1, 9\\]"),
         (lambda content: content.update(colour="red"), "recipe knows .*, got colour"),
         (
             lambda content: content["card"]["detection_classes"].reverse(),
