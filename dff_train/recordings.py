@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,15 @@ HELD_OUT = 5
 _BAG_ENDINGS = (".mcap", ".db3")
 
 
+@dataclass
+class _Run:
+    """Consecutive frames of one size."""
+
+    size: tuple[int, ...]
+    """Shape of the recording's frames; those kept are no larger than the network sees them."""
+    frames: list[Array] = field(default_factory=list)
+
+
 def open_unlabelled(path: Path) -> Recording:
     """A video file, a folder of images or a bag, whatever ``path`` is; raises RecordingError where it is none of them."""
     if path.suffix in _BAG_ENDINGS or (path / "metadata.yaml").is_file():
@@ -42,19 +52,19 @@ def decode(name: str, recording: Iterable[StampedFrame], *, pixels: int = NETWOR
     Of more than ``most`` frames evenly spread runs of RUN_LENGTH are kept. A change of size starts a new run, as it would
     start with a key frame. Raises RecordingError where there is no frame at all.
     """
-    runs: list[list[Array]] = []
-    kept_of, kept, number, size = 1, 0, -1, ()
+    runs: list[_Run] = []
+    kept_of, kept, number, size = 1, 0, -1, (0, 0, 0)
     for index, item in enumerate(recording):
         if index % RUN_LENGTH == 0 or item.frame.shape != size:
             number, size = number + 1, item.frame.shape
             if number % kept_of == 0:
-                runs.append([])
+                runs.append(_Run(size))
         if number % kept_of == 0:
-            runs[-1].append(_shrunk(item.frame, pixels))
+            runs[-1].frames.append(_shrunk(item.frame, pixels))
             kept += 1
         if kept > most:
             runs, kept_of = runs[::2], 2 * kept_of
-            kept = sum(map(len, runs))
+            kept = sum(len(run.frames) for run in runs)
     if not runs:
         raise RecordingError(f"{name} should hold frames, got none")
     return _joined(name, runs, adjacent=kept_of == 1)
@@ -69,15 +79,15 @@ def _shrunk(frame: Array, pixels: int) -> Array:
     return np.asarray(cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA))
 
 
-def _joined(name: str, runs: list[list[Array]], *, adjacent: bool) -> Clip:
+def _joined(name: str, runs: list[_Run], *, adjacent: bool) -> Clip:
     """One clip of several runs, of which adjacent ones of one size are one."""
     frames: list[Array] = []
     firsts: list[int] = []
-    for run in runs:
-        goes_on = adjacent and bool(frames) and frames[-1].shape == run[0].shape
+    for before, run in zip([None, *runs], runs, strict=False):
+        goes_on = adjacent and before is not None and before.size == run.size
         first = firsts[-1] if goes_on else len(frames)
-        frames += run
-        firsts += [first] * len(run)
+        frames += run.frames
+        firsts += [first] * len(run.frames)
     return Clip(name, frames, [Truth()] * len(frames), firsts=firsts)
 
 

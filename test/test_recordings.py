@@ -64,6 +64,12 @@ def test_frames_of_another_size_start_a_new_run() -> None:
     assert {clip.pair(72, rng, (0, 9)).offset for _ in range(50)} == {0, 1, 2}
 
 
+def test_frames_of_another_size_start_a_new_run_though_the_network_sees_both_alike() -> None:
+    clip = decode("two", [*recording(70, (48, 64)), *recording(70, (96, 128), first=70)], pixels=24 * 32)
+    assert {frame.shape for frame in clip.frames} == {(24, 32, 3)}
+    assert sorted(set(clip.firsts)) == [0, 70]
+
+
 def test_frames_are_kept_no_larger_than_the_network_sees_them() -> None:
     clip = decode("large", recording(2, (480, 640)), pixels=PIXELS)
     assert clip.frames[0].shape == (48, 64, 3)
