@@ -254,8 +254,19 @@ def test_a_drive_is_scored_by_its_own_truth(tmp_path: Path, fitted_bundle: Path,
     assert report["segmentation"]["iou"]["road"] is not None
     assert report["detection"]["map50"] is not None
     assert report["detection_delay"]["appearances"] == 0  # the first one comes in frame 11
-    refused = exit_code(["--drive", "3", "--boxes", f"{scene / 'boxes.csv'}:person", "--json", str(tmp_path / "o.json")])
-    assert refused == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--drive", "3", "--boxes", "boxes.csv:person"], "--drive brings its own truth"),
+        (["--drive", "0"], "--drive should be of at least 1 frame, got 0"),
+        (["--drive", "some"], "should be a whole number, got 'some'"),
+    ],
+)
+def test_drives_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    assert exit_code([*options, "--json", str(tmp_path / "o.json")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def let_only_keys_see(monkeypatch: pytest.MonkeyPatch) -> None:

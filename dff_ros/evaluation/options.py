@@ -44,6 +44,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rate is not None and options.frames is None and options.drive is None:
         parser.error("--rate belongs to --frames and --drive")
+    if options.drive == 0:
+        parser.error("--drive should be of at least 1 frame, got 0")
     if options.seed is not None and options.drive is None:
         parser.error("--seed belongs to --drive")
     if options.drive is not None and (options.labels or options.boxes or options.box_masks):
