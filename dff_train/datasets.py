@@ -58,7 +58,8 @@ class MixedDataset(Dataset[Sample]):
 def open_sources(data: Path, names: Sequence[str], *, pixels: int = NETWORK_PIXELS, flow: bool = False) -> list[Source]:
     """The named sources, decoded into memory; raises DataError where one is unknown or its files are missing.
 
-    A name with a slash is the place of an unlabelled recording in ``data``; of these at most ``pixels`` pixels a frame are kept.
+    A name with a slash is the place of an unlabelled recording in ``data``; of these at most ``pixels`` pixels a frame are kept, and one
+    that cannot be read raises RecordingError.
     """
     unknown = [name for name in names if name not in SOURCES and "/" not in name]
     if unknown:
