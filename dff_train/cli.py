@@ -101,8 +101,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.init and not resumed:
         fresh = training.start_from(options.init)
         print(f"dff_train: started from {options.init}; {len(fresh)} tensors are new{': ' if fresh else ''}{', '.join(fresh[:8])}")
-        if any(name.startswith("feature_network.fuse.") for name in fresh):
-            fit_new_fusion(training, options.data)
+        fit_new_fusion(training, options.data, fresh)
     train(training, options.data, workers=options.workers, time_limit_s=options.minutes * 60)
 
 

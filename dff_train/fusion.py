@@ -1,4 +1,8 @@
-"""The start of a pyramid's fusion: what the finer look has to say, said in the feature the heads already understand."""
+"""Where several looks at a frame are fused: each says what it sees in the feature that the heads already understand.
+
+The fusions start as linear regressions, because trained looks err differently and their mean is better than what a fusion learns
+freely on the stills that the looks were trained on.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from dff_ros.core.feature_network import PyramidFeatureNetwork
 from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.refine_network import LookRefineNetwork
 from dff_ros.core.results import Task
 
 RIDGE = 0.01
@@ -41,6 +46,46 @@ def fit_fusion(model: DeepFeatureFlow, images: Iterable[Tensor]) -> None:
     network.fuse.fine.bias.copy_(bias)  # type: ignore[union-attr]
 
 
+@torch.no_grad()
+def fit_look(model: DeepFeatureFlow, images: Iterable[Tensor]) -> None:
+    """Set how the branch's small look is spread over the feature's cells: the regression of the feature of the whole network.
+
+    Raises ValueError where the model's branch is no look.
+    """
+    branch = model.refine_network
+    if not isinstance(branch, LookRefineNetwork):
+        raise ValueError(f"refine_network should be a look to have its spread fitted, got {type(branch).__name__}")
+    model.feature_network.eval(), branch.eval()
+    gram, moment = None, None
+    for image in images:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            seen, feature = branch.trunk(F.avg_pool2d(image, 2)), model.feature_network(image)
+        cells = F.pad(_rows(seen), (0, 1), value=1.0)
+        wanted = _rows(F.pixel_unshuffle(feature.float(), 2))
+        gram = cells.T @ cells + (0.0 if gram is None else gram)
+        moment = cells.T @ wanted + (0.0 if moment is None else moment)
+    if gram is None or moment is None:
+        raise ValueError("expected images to fit the look to, got none")
+    solution = _ridge(gram, moment).to(branch.spread.weight)
+    # Rows are the look's channels, columns the feature's with the row and column of the 2 x 2 cells: a transposed convolution's order.
+    channels = branch.channels
+    branch.spread.weight.copy_(solution[:-1].view(channels, channels, 2, 2))
+    branch.spread.bias.copy_(solution[-1].view(channels, 4).mean(1))  # type: ignore[union-attr]
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N h w, C), in double precision on the host."""
+    return maps.float().movedim(1, -1).flatten(0, 2).double().cpu()
+
+
+def _ridge(gram: Tensor, moment: Tensor) -> Tensor:
+    """The weights that ridge regression gives; the last row and column, those of the constant, are not held."""
+    held = RIDGE * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.double)
+    held[-1, -1] = 0.0
+    solution: Tensor = torch.linalg.solve(gram + held, moment)
+    return solution
+
+
 def _regression(network: PyramidFeatureNetwork, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Weights (C, 4 C) and bias (C,) that give the trunk's feature from the 2x2 cells of the finer one, by ridge regression."""
     size = 4 * network.channels + 1
@@ -50,13 +95,10 @@ def _regression(network: PyramidFeatureNetwork, images: Iterable[Tensor]) -> tup
         with torch.autocast(image.device.type, dtype=torch.bfloat16):
             coarse, fine = network.trunk(image), network.trunk(enlarged)
         # pixel_unshuffle orders channel, row, column: the order of a 2x2 convolution's weights.
-        cells = F.pixel_unshuffle(fine.float(), 2).movedim(1, -1).flatten(0, 2).double().cpu()
-        cells = F.pad(cells, (0, 1), value=1.0)
+        cells = F.pad(_rows(F.pixel_unshuffle(fine.float(), 2)), (0, 1), value=1.0)
         gram += cells.T @ cells
-        moment += cells.T @ coarse.float().movedim(1, -1).flatten(0, 2).double().cpu()
-    held = RIDGE * gram.diagonal()[:-1].mean() * torch.eye(size, dtype=torch.double)
-    held[-1, -1] = 0.0
-    solution = torch.linalg.solve(gram + held, moment).T.to(network.fuse.fine.weight)
+        moment += cells.T @ _rows(coarse)
+    solution = _ridge(gram, moment).T.to(network.fuse.fine.weight)
     return solution[:, :-1], solution[:, -1]
 
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_train.datasets import mixed_dataset
-from dff_train.fusion import fit_fusion
+from dff_train.fusion import fit_fusion, fit_look
 from dff_train.interrupts import ignore_interrupts, interrupt_noted
 from dff_train.objective import DISTILLATION_LOSSES, batch_losses
 from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
@@ -104,7 +104,7 @@ class Training:
     def start_from(self, bundle: str) -> list[str]:
         """Take what fits from a bundle's weights; returns the names of the weights that stay as they were.
 
-        The weights of a bundle's feature network also fit where the recipe's network holds such a network as its trunk.
+        The weights of a bundle's feature network also fit where the recipe's feature network or branch holds such a network as its trunk.
         """
         return self.start_with(load_bundle(bundle)[1])
 
@@ -113,7 +113,7 @@ class Training:
         given, state = source.state_dict(), self.model.state_dict()
         untouched = []
         for name, weight in state.items():
-            found = given.get(name, given.get(name.replace("feature_network.trunk.", "feature_network.")))
+            found = next((given[other] for other in _names_in_a_bundle(name) if other in given), None)
             if found is None or found.shape != weight.shape:
                 untouched.append(name)
             else:
@@ -231,11 +231,26 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
     yield from loader
 
 
-def fit_new_fusion(training: Training, data: Path) -> None:
-    """Start the fusion of a pyramid, whose trunk came from a bundle, on stills of the sources (see :func:`fit_fusion`)."""
-    stills = itertools.islice(_batches(training, stage_dataset(training, data), workers=0), FUSION_BATCHES)
-    fit_fusion(training.model, (batch.images.to(training.device).float() / 255.0 for batch in stills))
-    training.start_with(training.model)  # the moving average and the teacher are of the model as it is now
+def fit_new_fusion(training: Training, data: Path, fresh: Sequence[str]) -> None:
+    """Start what fuses looks whose networks came from a bundle, on stills of the sources, where it is among the ``fresh`` weights."""
+    model = training.model
+    if any(name.startswith("feature_network.fuse.") for name in fresh):
+        fit_fusion(model, _stills(training, data))
+    if any(name.startswith("refine_network.spread.") for name in fresh):
+        fit_look(model, _stills(training, data))
+    training.start_with(model)  # the moving average and the teacher are of the model as it is now
+
+
+def _stills(training: Training, data: Path) -> Iterator[Tensor]:
+    """Some images (N, 3, h, w) in 0..1 of the first stage."""
+    for batch in itertools.islice(_batches(training, stage_dataset(training, data), workers=0), FUSION_BATCHES):
+        yield batch.images.to(training.device).float() / 255.0
+
+
+def _names_in_a_bundle(name: str) -> tuple[str, ...]:
+    """The names that the weight ``name`` may have in a bundle, the likeliest first."""
+    trunk = name.replace("refine_network.trunk.", "feature_network.trunk.")
+    return name, trunk, trunk.replace("feature_network.trunk.", "feature_network.")
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:

@@ -198,7 +198,7 @@ def test_a_bundle_needs_no_branch(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("branch", "message"),
     [
-        ({"kind": "heavy"}, "refine_network kind should be light, got 'heavy'"),
+        ({"kind": "heavy"}, "refine_network kind should be one of light, look, got 'heavy'"),
         ({"width": 16}, "architecture should name a refine_network with its kind"),
         (None, "architecture should name a refine_network with its kind"),
         ({"kind": "light", "width": 0}, "width should be at least 2"),
@@ -229,7 +229,7 @@ def test_a_bundle_without_a_branch_can_be_given_one_and_another_flow_keeps_it(ti
     assert model.refine_network.channels == 32
     save_bundle(tmp_path / "b", card, model)
     assert load_bundle(str(tmp_path / "b"))[1].refine_network.gate.in_channels == 8
-    with pytest.raises(ValueError, match="kind should be light, got 'heavy'"):
+    with pytest.raises(ValueError, match="kind should be one of light, look, got 'heavy'"):
         with_refine_network(model, card, {"kind": "heavy"})
     flownet = {**card.architecture, "flow_network": {"kind": "flownet", "width": 0.125}}
     model = build_model(replace(card, architecture=flownet))

@@ -13,13 +13,15 @@ import yaml
 from conftest import tiny_card
 from training_data import write_camvid
 
-from dff_ros.core.bundle import CARD_FILE, build_model, load_bundle, save_bundle
+from dff_ros.core.bundle import CARD_FILE, build_model, load_bundle, save_bundle, with_refine_network
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.results import Task
 from dff_train.cli import main
-from dff_train.fusion import fit_fusion
+from dff_train.fusion import fit_fusion, fit_look
 from dff_train.recipe import Recipe, Stage
 from dff_train.train import Training, fit_new_fusion
+
+TINY_TRUNK = {"width": 8, "blocks": (1, 1, 2), "dilations": (1, 2)}
 
 
 def pyramid(subcells: int) -> DeepFeatureFlow:
@@ -96,12 +98,31 @@ def test_a_teacher_that_a_stage_takes_of_its_own_model_has_the_fitted_fusion_too
     stage = Stage("joint", 1, batch=2, pairs=True, trains=("feature_network.fuse",), loss_weights={"feature": 1.0})
     training = Training(Recipe(card, {"camvid": 1.0}, (stage,), crop=(64, 96)), tmp_path / "run", torch.device("cpu"))
     training.start_from(str(tmp_path / "trunk"))
-    fit_new_fusion(training, tmp_path / "data")
+    fit_new_fusion(training, tmp_path / "data", ["feature_network.fuse.fine.weight"])
     assert training.teacher is not None
     for network in (training.teacher.feature_network, training.averaged.feature_network):
         assert torch.equal(network.fuse.fine.weight, training.model.feature_network.fuse.fine.weight)
 
 
+def test_the_small_look_speaks_the_features_language() -> None:
+    torch.manual_seed(0)
+    card, model = with_refine_network(build_model(tiny_card()).eval(), tiny_card(), {"kind": "look", "fusion_width": 8, **TINY_TRUNK})
+    assert card.architecture["refine_network"]["kind"] == "look"
+    branch = model.refine_network
+    branch.trunk.load_state_dict(model.feature_network.state_dict())
+    images = [torch.rand(2, 3, 64, 96) * torch.rand(2, 3, 1, 1) for _ in range(6)]
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(torch.stack([(branch.look(image) - model.feature_network(image)).square().mean() for image in images]).mean())
+
+    before = error()
+    fit_look(model, images)
+    assert error() < 0.5 * before
+
+
 def test_networks_without_a_fusion_are_refused() -> None:
     with pytest.raises(ValueError, match="should be a pyramid to have a fusion, got CompactFeatureNetwork"):
         fit_fusion(build_model(tiny_card()), [])
+    with pytest.raises(ValueError, match="should be a look to have its spread fitted, got NoneType"):
+        fit_look(build_model(tiny_card()), [])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dff_ros.core.propagate import FlowFields
-from dff_ros.core.refine_network import LightRefineNetwork, RefineInput
+from dff_ros.core.refine_network import LightRefineNetwork, LookRefineNetwork, RefineInput
 
 
 def small(*, channels: int = 6, stride: int = 8, seed: int = 0, **arguments: object) -> LightRefineNetwork:
@@ -35,7 +35,9 @@ def scene(batch: int = 2, *, height: int = 4, width: int = 5, channels: int = 6,
     return current, key, feature, torch.randn(batch, 2, height, width, generator=generator) * 1.5
 
 
-def refine(network: LightRefineNetwork, current: Tensor, key: Tensor, feature: Tensor, flow: Tensor, ages: list[float]) -> Tensor:
+def refine(
+    network: LightRefineNetwork | LookRefineNetwork, current: Tensor, key: Tensor, feature: Tensor, flow: Tensor, ages: list[float]
+) -> Tensor:
     return network(network.prepare(current), network.prepare(key), feature, FlowFields(flow), torch.tensor(ages))  # type: ignore[no-any-return]
 
 
@@ -223,3 +225,43 @@ def test_what_is_kept_of_a_frame_is_its_image_and_the_mean_over_cells() -> None:
     prepared = small().prepare(image)
     assert isinstance(prepared, RefineInput) and prepared.image is image
     torch.testing.assert_close(prepared.cells[0, :, 2, 3], image[0, :, 16:24, 24:32].mean(dim=(1, 2)))
+
+
+def look_network() -> LookRefineNetwork:
+    torch.manual_seed(0)
+    return LookRefineNetwork(6, fusion_width=8, width=8, blocks=(1, 1, 2), dilations=(1, 2)).eval()
+
+
+@pytest.mark.parametrize("height", [4, 5])
+def test_a_look_is_blended_with_the_propagated_feature_by_its_gate(height: int) -> None:
+    network = look_network()
+    current, key, feature, flow = scene(height=height)
+    seen = network.look(current)
+    assert seen.shape == feature.shape
+    for bias, expected in ((-30.0, feature), (30.0, seen)):
+        nn.init.constant_(network.gate.bias, bias)  # type: ignore[arg-type]
+        torch.testing.assert_close(refine(network, current, key, feature, flow, [1.0, 9.0]), expected)
+
+
+def test_a_look_is_of_the_current_frame_at_its_place() -> None:
+    network = look_network()
+    current = torch.rand(1, 3, 64, 160)
+    changed = current.clone()
+    changed[:, :, :16, :16] = 0.0
+    difference = (network.look(changed) - network.look(current)).abs().sum(dim=1)[0]
+    assert difference[:4, :4].mean() > 5 * difference[-4:, -8:].mean()
+    smaller = network.look(current[:, :, :40, :88])
+    assert smaller.shape == (1, 6, 5, 11)
+
+
+def test_every_weight_of_a_look_learns() -> None:
+    network = look_network().train()
+    current, key, feature, flow = scene(height=8, width=12)
+    nn.init.normal_(network.gate.weight)
+    refine(network, current, key, feature, flow, [1.0, 9.0]).square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_a_look_of_another_stride_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride should be 8, the trunk's, got 16"):
+        LookRefineNetwork(6, stride=16)

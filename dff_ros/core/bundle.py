@@ -24,7 +24,7 @@ from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNe
 from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS, StillFlow
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import propagate
-from dff_ros.core.refine_network import LightRefineNetwork
+from dff_ros.core.refine_network import LightRefineNetwork, LookRefineNetwork
 from dff_ros.core.results import ImageGeometry
 from dff_ros.core.rfcn import RFCNHead
 from dff_ros.core.segmentation import SegmentationHead
@@ -166,9 +166,10 @@ def build_refine_network(architecture: Mapping[str, Any], *, channels: int, stri
     """A branch on the current frame for features of ``channels`` and ``stride``; raises ValueError naming the kinds."""
     arguments = dict(architecture)
     kind = arguments.pop("kind")
-    if kind == "light":
-        return LightRefineNetwork(channels, stride=stride, **arguments)
-    raise ValueError(f"refine_network kind should be light, got {kind!r}")
+    known: dict[str, Callable[..., nn.Module]] = {"light": LightRefineNetwork, "look": LookRefineNetwork}
+    if kind not in known:
+        raise ValueError(f"refine_network kind should be one of {', '.join(known)}, got {kind!r}")
+    return known[kind](channels, stride=stride, **arguments)
 
 
 def build_model(card: Card) -> DeepFeatureFlow:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dff_ros.core.feature_network import BasicBlock, conv_norm
+from dff_ros.core.feature_network import BasicBlock, CompactFeatureNetwork, conv_norm
 from dff_ros.core.propagate import FlowFields, warp
 
 GATE_START = -2.0
 """The gates' bias at the start: a correction first passes at 0.12 of its size and has to earn more."""
+
+LOOK_GATE_START = -0.4
+"""The same where the look is a trained network: 0.4 of it, the rest propagated."""
 
 FLOW_UNIT = 8.0
 """Cells of flow that read as 1."""
@@ -56,7 +60,48 @@ class RefineNetwork(Protocol):
         ...
 
 
-class LightRefineNetwork(nn.Module):
+SIGNALS = 3 + 1 + 2 + 1
+"""Planes of what the warp leaves open: difference, view, flow, age."""
+
+
+class _Branch(nn.Module):
+    """What both branches share: the frame as they take it, and the signals that say where the warp went wrong."""
+
+    channels: int
+    stride: int
+    gate: nn.Conv2d
+
+    def prepare(self, image: Tensor) -> RefineInput:
+        """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
+        if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.stride or image.shape[3] % self.stride:
+            raise ValueError(f"image should be (N, 3, H, W) with H and W multiples of {self.stride}, got {tuple(image.shape)}")
+        # Rows, then columns: a quarter of the time of avg_pool2d on a CPU.
+        batch, _, height, width = image.shape
+        rows = image.float().reshape(batch, 3, height // self.stride, self.stride, width).mean(dim=3)
+        return RefineInput(image, rows.reshape(batch, 3, height // self.stride, width // self.stride, self.stride).mean(dim=4))
+
+    def _laid_out(self, maps: Tensor) -> Tensor:
+        """In the number format of the weights, channels last: mixed layouts cost a CPU a sixth of the branch in copies."""
+        return maps.to(self.gate.weight.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _signals(self, current: RefineInput, key: RefineInput, fields: FlowFields, age: Tensor) -> Tensor:
+        """(N, SIGNALS, h, w) float32: |current - warped key|, the share in the key frame's view, flow and age."""
+        carried = warp(torch.cat([key.cells, torch.ones_like(key.cells[:, :1])], dim=1), fields.flow)
+        difference = (current.cells - carried[:, :3]).abs()
+        age_plane = (age.float().clamp(max=AGE_LIMIT) / AGE_UNIT).view(-1, 1, 1, 1).expand(-1, 1, *difference.shape[2:])
+        return torch.cat([difference, carried[:, 3:], fields.flow.float() / FLOW_UNIT, age_plane], dim=1)
+
+    def _check(self, current: RefineInput, key: RefineInput, feature: Tensor, age: Tensor) -> None:
+        if current.image.shape != key.image.shape:
+            raise ValueError(f"key frame should be {tuple(current.image.shape)}, got {tuple(key.image.shape)}")
+        expected = (current.cells.shape[0], self.channels, *current.cells.shape[2:])
+        if feature.shape != expected:
+            raise ValueError(f"feature should be {expected}, got {tuple(feature.shape)}")
+        if age.shape != expected[:1]:
+            raise ValueError(f"age should be {expected[:1]}, got {tuple(age.shape)}")
+
+
+class LightRefineNetwork(_Branch):
     """A small encoder of the current frame, fused with the propagated feature: feature + gate * correction.
 
     Beside the two it reads where the warp went wrong: the difference of the current frame and the warped key frame, the share of
@@ -83,24 +128,14 @@ class LightRefineNetwork(nn.Module):
             nn.ReLU(),
             *(BasicBlock(width, width, dilation=2**index) for index in range(blocks[0])),
         )
-        signals = 3 + 1 + 2 + 1  # difference, view, flow, age
         self.fusion = nn.Sequential(
-            conv_norm(width + channels + signals, width, 1), nn.ReLU(), *(BasicBlock(width, width) for _ in range(blocks[1]))
+            conv_norm(width + channels + SIGNALS, width, 1), nn.ReLU(), *(BasicBlock(width, width) for _ in range(blocks[1]))
         )
         self.correction = nn.Conv2d(width, channels, 1)
         self.gate = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.gate.bias, GATE_START)  # type: ignore[arg-type]
-
-    def prepare(self, image: Tensor) -> RefineInput:
-        """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
-        if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.stride or image.shape[3] % self.stride:
-            raise ValueError(f"image should be (N, 3, H, W) with H and W multiples of {self.stride}, got {tuple(image.shape)}")
-        # Rows, then columns: a quarter of the time of avg_pool2d on a CPU.
-        batch, _, height, width = image.shape
-        rows = image.float().reshape(batch, 3, height // self.stride, self.stride, width).mean(dim=3)
-        return RefineInput(image, rows.reshape(batch, 3, height // self.stride, width // self.stride, self.stride).mean(dim=4))
 
     def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
         """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
@@ -111,22 +146,43 @@ class LightRefineNetwork(nn.Module):
         fused = self.fusion(torch.cat([image, feature, signals], dim=1))
         return feature + torch.sigmoid(self.gate(fused)) * self.correction(fused)  # type: ignore[no-any-return]
 
-    def _laid_out(self, maps: Tensor) -> Tensor:
-        """In the number format of the weights, channels last: mixed layouts cost a CPU a sixth of the branch in copies."""
-        return maps.to(self.gate.weight.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _signals(self, current: RefineInput, key: RefineInput, fields: FlowFields, age: Tensor) -> Tensor:
-        """(N, 7, h, w) float32: |current - warped key|, the share in the key frame's view, flow and age."""
-        carried = warp(torch.cat([key.cells, torch.ones_like(key.cells[:, :1])], dim=1), fields.flow)
-        difference = (current.cells - carried[:, :3]).abs()
-        age_plane = (age.float().clamp(max=AGE_LIMIT) / AGE_UNIT).view(-1, 1, 1, 1).expand(-1, 1, *difference.shape[2:])
-        return torch.cat([difference, carried[:, 3:], fields.flow.float() / FLOW_UNIT, age_plane], dim=1)
+class LookRefineNetwork(_Branch):
+    """A third look: a compact network on the current frame at half size, blended with the propagated feature cell by cell.
 
-    def _check(self, current: RefineInput, key: RefineInput, feature: Tensor, age: Tensor) -> None:
-        if current.image.shape != key.image.shape:
-            raise ValueError(f"key frame should be {tuple(current.image.shape)}, got {tuple(key.image.shape)}")
-        expected = (current.cells.shape[0], self.channels, *current.cells.shape[2:])
-        if feature.shape != expected:
-            raise ValueError(f"feature should be {expected}, got {tuple(feature.shape)}")
-        if age.shape != expected[:1]:
-            raise ValueError(f"age should be {expected[:1]}, got {tuple(age.shape)}")
+    Each half of the answer errs elsewhere: the propagated feature where the warp went wrong, the small look in the thin and the far.
+    A gate for each channel and cell, read from both and from the signals of :class:`LightRefineNetwork`, says how much of the look is
+    taken: feature + gate * (look - feature). ``fusion_width`` is the channels of what computes it; all else are options of the trunk, a
+    :class:`CompactFeatureNetwork`, which starts from the weights of a bundle of the same (see :func:`dff_train.fusion.fit_look`).
+    """
+
+    def __init__(self, channels: int, *, stride: int = 8, fusion_width: int = 64, **trunk: Any) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = stride
+        self.trunk = CompactFeatureNetwork(channels=channels, **trunk)
+        if self.trunk.stride != stride:
+            raise ValueError(f"stride should be {self.trunk.stride}, the trunk's, got {stride}")
+        # Each cell of the look covers 2 x 2 of the feature's.
+        self.spread = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.fusion = nn.Sequential(conv_norm(2 * channels + SIGNALS, fusion_width, 1), nn.ReLU(), BasicBlock(fusion_width, fusion_width))
+        self.gate = nn.Conv2d(fusion_width, channels, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, LOOK_GATE_START)  # type: ignore[arg-type]
+
+    def look(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> the small look's feature, at the feature's size (N, C, h, w)."""
+        height, width = image.shape[2] // self.stride, image.shape[3] // self.stride
+        small = F.avg_pool2d(image, 2)
+        below, right = -small.shape[2] % self.stride, -small.shape[3] % self.stride
+        seen = self.trunk(F.pad(small, (0, right, 0, below), mode="replicate"))
+        return self.spread(seen)[:, :, :height, :width]  # type: ignore[no-any-return]
+
+    def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
+        """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
+        self._check(current, key, feature, age)
+        feature = self._laid_out(feature)
+        look = self._laid_out(self.look(current.image))
+        signals = self._laid_out(self._signals(current, key, fields, age))
+        fused = self.fusion(torch.cat([look, feature, signals], dim=1))
+        return feature + torch.sigmoid(self.gate(fused)) * (look - feature)
