@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train a recipe; the same command goes on where it was interrupted")
     run.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; the checkpoint stays")
     run.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
-    run.add_argument("--init", metavar="BUNDLE", help="start a new run from the weights of a bundle, as far as they fit")
+    run.add_argument("--init", metavar="BUNDLE", help="start a new run from the weights of a bundle, as far as they fit; wins over the recipe's")
     run.set_defaults(run_command=_run)
     export = commands.add_parser("export", help="write a run's weights as a bundle")
     export.add_argument("--to", type=Path, required=True, help="folder of the bundle, for example models/street")
@@ -98,9 +98,9 @@ def _run(options: argparse.Namespace) -> None:
     training, resumed = _training(options)
     if resumed and not training.finished:
         print(f"dff_train: going on with {training.stage.name} at step {training.step}")
-    elif options.init and not resumed:
-        fresh = training.start_from(options.init)
-        print(f"dff_train: started from {options.init}; {len(fresh)} tensors are new{': ' if fresh else ''}{', '.join(fresh[:8])}")
+    elif (init := options.init or training.recipe.init) and not resumed:
+        fresh = training.start_from(init)
+        print(f"dff_train: started from {init}; {len(fresh)} tensors are new{': ' if fresh else ''}{', '.join(fresh[:8])}")
         fit_new_fusion(training, options.data, fresh)
     train(training, options.data, workers=options.workers, time_limit_s=options.minutes * 60)
 

@@ -61,6 +61,8 @@ class Recipe:
     """The bundle holds an exponential moving average of the weights: on little data it is the better network."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     """Name of a loss -> its weight, see :data:`dff_train.objective.DEFAULT_WEIGHTS`."""
+    init: str = ""
+    """Bundle whose weights a new run starts from, as far as they fit; empty: random weights."""
     class_weights: tuple[float, ...] = ()
     """Weight of each segmentation class in the cross entropy; empty: all alike. Rare classes vanish without it."""
 

@@ -77,10 +77,10 @@ def test_a_run_that_starts_from_a_trunk_fits_its_fusion(tmp_path: Path, capsys: 
         "architecture": {**card.architecture, "feature_network": network},
     }
     content["architecture"] = json.loads(json.dumps(content["architecture"]))
-    recipe = {"card": content, "sources": {"camvid": 1.0}, "stages": [stage], "crop": [64, 96]}
+    recipe = {"card": content, "init": str(tmp_path / "trunk"), "sources": {"camvid": 1.0}, "stages": [stage], "crop": [64, 96]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run = ["--recipe", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run")]
-    assert main(["run", *run, "--data", str(tmp_path / "data"), "--init", str(tmp_path / "trunk"), "--workers", "0"]) == 0
+    assert main(["run", *run, "--data", str(tmp_path / "data"), "--workers", "0"]) == 0
     assert "2 tensors are new: feature_network.fuse.fine.weight" in capsys.readouterr().out
     assert main(["export", *run, "--to", str(tmp_path / "bundle")]) == 0
     fused = load_bundle(str(tmp_path / "bundle"))[1].feature_network
