@@ -6,6 +6,8 @@ give, 1 to 1.5 intervals after a key frame, the feature and the answers that it 
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from dff_ros.core.bundle import Card, find_bundle, load_bundle, save_bundle, with_refine_network
+from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, save_bundle, with_refine_network
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.recording.opening import open_recording
 from dff_train.augment import Augmentation
@@ -57,6 +59,11 @@ class Given:
     rate: float | None = None
     topic: str | None = None
 
+    def reading(self) -> list[str]:
+        """The options that say how it is read."""
+        rate = [] if self.rate is None else ["--rate", str(self.rate)]
+        return rate if self.topic is None else [*rate, "--topic", self.topic]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -84,13 +91,22 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What a run that was interrupted must share with the one that goes on."""
-        given = [f"{item.kind} {item.path.resolve()}" for item in self.recordings]
-        return {"model": self.model, "recordings": given, "interval": self.interval, "refine": self.refine, "seed": self.seed}
+        weights = (find_bundle(self.model) / WEIGHTS_FILE).read_bytes()
+        return {
+            "model": self.model,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "recordings": [" ".join([item.kind, str(item.path.resolve()), *item.reading()]) for item in self.recordings],
+            "interval": self.interval,
+            "refine": self.refine,
+            "seed": self.seed,
+        }
 
     def command(self, steps: int) -> str:
         """The command line that repeats it, in ``steps`` steps, without the folders of this machine."""
-        given = " ".join(f"--{item.kind} {item.path.name}" for item in self.recordings)
-        return f"dff_train distill --model {Path(self.model).name} {given} --interval {self.interval} --steps {steps}"
+        given = [option for item in self.recordings for option in (f"--{item.kind}", item.path.name)]
+        reading = self.recordings[0].reading()  # one for all: the command line knows no other
+        how = ["--interval", str(self.interval), "--refine", self.refine, "--steps", str(steps)]
+        return shlex.join(["dff_train", "distill", "--model", Path(self.model).name, *given, *reading, *how])
 
 
 def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, workers: int = 1) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -20,9 +22,10 @@ from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.results import Detections
 from dff_ros.recording.drive import GeneratedDrive
 from dff_train import distill as distilling
-from dff_train.cli import main
+from dff_train.cli import _parser, main
 from dff_train.clips import Clip
 from dff_train.disagreement import disagreement, matches
+from dff_train.distill import Given, Settings
 from dff_train.objective import propagated
 from dff_train.source_pairs import Truth
 
@@ -89,7 +92,7 @@ def test_it_brings_propagation_nearer_to_per_frame_and_leaves_that_alone(
     assert figures["feature"]["after"] < 0.6 * figures["feature"]["before"]
     assert figures["pixels"]["after"] < 0.75 * figures["pixels"]["before"]
     assert card.name == "mine" and "bundle tiny" in card.description
-    assert card.recipe == f"Then dff_train distill --model tiny --frames {drive.name} --interval 5 --steps 150"
+    assert card.recipe == f"Then dff_train distill --model tiny --frames {drive.name} --interval 5 --refine light --steps 150"
     assert card.provenance[-1].startswith(f"{drive.name} (32 frames")
     assert str(tmp_path) not in (tmp_path / "mine" / "model.yaml").read_text()
 
@@ -161,6 +164,27 @@ def test_a_run_of_something_else_is_not_taken_up(bundle: Path, drive: Path, tmp_
     assert main(command(bundle, drive, tmp_path, "--steps", "1")) == 0
     assert main(command(bundle, drive, tmp_path, "--interval", "4")) == 2
     assert "holds a run with another interval: 5" in capsys.readouterr().err
+    assert main(command(bundle, drive, tmp_path, "--rate", "30")) == 2
+    assert "holds a run with another recordings: " in capsys.readouterr().err
+
+
+def test_a_run_from_other_weights_is_not_taken_up(bundle: Path, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(bundle, given)
+    assert main(command(given, drive, tmp_path, "--steps", "1")) == 0
+    card, model = load_bundle(str(given))
+    nn.init.zeros_(model.heads["segmentation"].score.weight)
+    save_bundle(given, card, model)
+    assert main(command(given, drive, tmp_path)) == 2
+    assert "holds a run with another weights_sha256: " in capsys.readouterr().err
+
+
+def test_the_recipe_repeats_every_option_of_the_run() -> None:
+    given = (Given("frames", Path("/data/my frames"), 12.5, "/camera"), Given("bag", Path("/data/drive"), 12.5, "/camera"))
+    said = Settings("models/street", given, interval=8, refine="none").command(70)
+    options = _parser().parse_args([*shlex.split(said)[1:], "--to", "mine"])
+    assert (options.model, options.frames, options.bag) == ("street", [Path("my frames")], [Path("drive")])
+    assert (options.rate, options.topic, options.interval, options.refine, options.steps) == (12.5, "/camera", 8, "none", 70)
 
 
 def clip(frames: list[np.ndarray], firsts: list[int] | None = None) -> Clip:
