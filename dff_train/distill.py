@@ -29,7 +29,7 @@ from dff_train.disagreement import disagreement
 from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.recipe import Recipe, Stage
 from dff_train.recordings import HELD_OUT, MOST_FRAMES, decode, split
-from dff_train.samples import collate
+from dff_train.samples import Batch, collate
 from dff_train.train import Training, train_on, training_step
 
 LOSS_WEIGHTS = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 10.0, "distil_segmentation": 1.0, "distil_detection": 0.3}
@@ -43,7 +43,10 @@ SCALES = (0.8, 1.25)
 """Change of scale in training: a user's camera stays as it is."""
 
 BATCH = 8
-LEARNING_RATE = 4e-3
+BRANCH_LEARNING_RATE = 4e-3
+FLOW_LEARNING_RATE = 2e-4
+"""As where a recipe trains a flow network on for the task: these weights know flow already."""
+
 LEAST_STEPS = 50
 
 NOTES = "distill.yaml"
@@ -117,6 +120,7 @@ def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, wo
     if find_bundle(settings.model).resolve() == to.resolve():
         raise ValueError(f"the new bundle should not take the place of the one it is made from, got {to} for both")
     notes = read_notes(run, settings)
+    goes_on = bool(notes)
     card, model = with_branch(settings)
     trains = propagation_parts(card, model)
     learned, held = decoded(settings, card.input_pixels)
@@ -131,8 +135,9 @@ def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, wo
         run.mkdir(parents=True, exist_ok=True)
         (run / NOTES).write_text(yaml.safe_dump(notes, sort_keys=False), encoding="utf-8")
     training = _training(card, model, trains, notes["steps"], settings, run, device)
-    if training.resume() and not training.finished:
-        print(f"dff_train: going on at step {training.step} of {notes['steps']}", flush=True)
+    training.resume()
+    if goes_on:
+        print(f"dff_train: the run has {notes['steps']} steps since it began, whatever --steps and --minutes say; {done(training)} done")
     train_on(training, lambda: dataset, workers=workers)
     after = _measured(training.averaged, held, card, settings, device)
     print(f"dff_train: before: {_said(notes['before'], settings.interval)}")
@@ -206,29 +211,44 @@ def _training(
     card: Card, model: DeepFeatureFlow, trains: tuple[str, ...], steps: int, settings: Settings, run: Path, device: torch.device
 ) -> Training:
     """A run at its beginning, with the weights of ``model``."""
-    stage = Stage(
-        "distillation",
-        steps,
-        batch=BATCH,
-        learning_rate=LEARNING_RATE,
-        pairs=True,
-        trains=trains,
-        loss_weights=LOSS_WEIGHTS,
-    )
-    training = Training(Recipe(card, sources={}, stages=(stage,), seed=settings.seed), run, device)
+    training = Training(Recipe(card, sources={}, stages=stages(trains, steps), seed=settings.seed), run, device)
     training.start_with(model)
     return training
 
 
+def done(training: Training) -> int:
+    """Steps done in all stages."""
+    return sum(stage.steps for stage in training.recipe.stages[: training.stage_index]) + training.step
+
+
+def stages(trains: Sequence[str], steps: int) -> tuple[Stage, ...]:
+    """``steps`` steps, for the parts in turn, each at its own rate: flow and scale, then the branch, which corrects what they carry."""
+    rates = {"flow_network": FLOW_LEARNING_RATE, "refine_network": BRANCH_LEARNING_RATE}
+    shares = [steps * (index + 1) // len(trains) - steps * index // len(trains) for index in range(len(trains))]
+    return tuple(
+        Stage(part, share, batch=BATCH, learning_rate=rates[part], pairs=True, trains=(part,), loss_weights=LOSS_WEIGHTS)
+        for part, share in zip(trains, shares, strict=True)
+    )
+
+
 def _steps_in_time(trial: Training, dataset: MixedDataset, minutes: float) -> int:
-    """How many steps fit into the minutes, by the middle one of three after the first, which is slower."""
-    batch = collate([dataset[index] for index in range(trial.stage.batch)])
+    """How many steps, of all stages alike, fit into the minutes."""
+    batch = collate([dataset[index] for index in range(BATCH)])
+    seconds = []
+    while not trial.finished:
+        seconds.append(_seconds_a_step(trial, batch))
+        trial.next_stage()
+    return max(int(minutes * 60 / statistics.mean(seconds)), LEAST_STEPS)
+
+
+def _seconds_a_step(trial: Training, batch: Batch) -> float:
+    """The middle one of three after the first, which is slower."""
     seconds = []
     for _ in range(4):
         started = time.monotonic()
         training_step(trial, batch)
         seconds.append(time.monotonic() - started)
-    return max(int(minutes * 60 / statistics.median(seconds[1:])), LEAST_STEPS)
+    return statistics.median(seconds[1:])
 
 
 def _measured(

@@ -109,6 +109,32 @@ def test_flow_and_scale_learn_where_they_have_weights(drive: Path, tmp_path: Pat
     assert all(name.startswith("flow_network.") for name in changed)
 
 
+def test_flow_and_branch_learn_one_after_the_other_each_at_its_own_rate() -> None:
+    flow, branch = distilling.stages(("flow_network", "refine_network"), 101)
+    assert (flow.trains, branch.trains) == (("flow_network",), ("refine_network",))
+    assert flow.steps + branch.steps == 101 and abs(flow.steps - branch.steps) == 1
+    assert 1e-4 <= flow.learning_rate <= 8e-4 < branch.learning_rate
+    (alone,) = distilling.stages(("flow_network",), 101)
+    assert (alone.steps, alone.learning_rate) == (101, flow.learning_rate)
+
+
+def test_flow_and_branch_are_both_trained_and_what_trained_stays_as_it_was(drive: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    card = tiny_card(architecture={**tiny_card().architecture, "flow_network": {"kind": "flownet", "width": 0.125}})
+    save_bundle(tmp_path / "paper", card, build_model(card))
+    assert main(command(tmp_path / "paper", drive, tmp_path, "--steps", "5")) == 0
+    given, made = (load_bundle(str(tmp_path / name))[1] for name in ("paper", "mine"))
+    before, after = given.state_dict(), made.state_dict()
+    assert not torch.equal(after["flow_network.flow.weight"], before["flow_network.flow.weight"])
+    assert made.refine_network is not None
+    trained = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert (trained["stage_index"], trained["step"]) == (2, 0)
+    untrained = distilling.with_branch(Settings(str(tmp_path / "paper"), (Given("frames", drive),)))[1].state_dict()
+    branch = [name for name in after if name.startswith("refine_network.") and name.endswith("weight")]
+    assert any(not torch.allclose(after[name], untrained[name], atol=1e-3) for name in branch)
+    assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("flow_network."))
+
+
 def test_an_interrupted_run_goes_on_and_ends_as_the_whole_one(
     bundle: Path, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,8 +148,9 @@ def test_an_interrupted_run_goes_on_and_ends_as_the_whole_one(
     monkeypatch.setattr(distilling, "train_on", stopped)
     assert main(command(bundle, drive, tmp_path / "parts", "--steps", "4")) == 130
     monkeypatch.setattr(distilling, "train_on", train_on)
-    assert main(command(bundle, drive, tmp_path / "parts")) == 0
-    assert "going on at step 1 of 4" in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(command(bundle, drive, tmp_path / "parts", "--steps", "9")) == 0
+    assert "has 4 steps since it began, whatever --steps and --minutes say; 1 done" in capsys.readouterr().out
     whole, parts = (load_bundle(str(tmp_path / name / "mine"))[1].state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
 
