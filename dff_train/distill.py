@@ -28,7 +28,7 @@ from dff_train.datasets import MixedDataset
 from dff_train.disagreement import disagreement
 from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.recipe import Recipe, Stage
-from dff_train.recordings import HELD_OUT, MOST_FRAMES, decode, split
+from dff_train.recordings import HELD_OUT, MOST_FRAMES, RUN_LENGTH, decode, split
 from dff_train.samples import Batch, collate
 from dff_train.train import Training, train_on, training_step
 
@@ -38,6 +38,12 @@ three times as much was changed where nothing moves."""
 
 CROP_SHARE = 2 / 3
 """Sides of the training crops, as a share of the smallest frame's."""
+
+RUN_INTERVALS = 3
+"""Of a long recording runs of at least so many intervals are kept, so that most of their frames have one 1.5 intervals before them."""
+
+LEAST_KEPT = 4 * HELD_OUT
+"""So many intervals may be kept of a recording: half as many are, at least, and of what is then held out one run holds an interval."""
 
 SCALES = (0.8, 1.25)
 """Change of scale in training: a user's camera stays as it is."""
@@ -180,12 +186,14 @@ def propagation_parts(card: Card, model: DeepFeatureFlow) -> tuple[str, ...]:
 
 def decoded(settings: Settings, pixels: int) -> tuple[list[Clip], list[Clip]]:
     """Of every recording the part to learn from and the part held out; raises ValueError where one is too short."""
+    most = max(MOST_FRAMES // len(settings.recordings), LEAST_KEPT * settings.interval)
+    run_length = max(RUN_LENGTH, RUN_INTERVALS * settings.interval)
     learned, held = [], []
     for given in settings.recordings:
         recording = open_recording(**{given.kind: given.path}, rate=given.rate, topic=given.topic)  # type: ignore[arg-type]
         name = given.path.name
         with tqdm(recording, total=len(recording) or None, desc=name, unit="frame") as frames:
-            clip = decode(name, frames, pixels=pixels, most=max(MOST_FRAMES // len(settings.recordings), HELD_OUT * settings.interval))
+            clip = decode(name, frames, pixels=pixels, most=most, run_length=run_length)
         if len(clip) < HELD_OUT * settings.interval:
             raise ValueError(f"{name} should hold at least {HELD_OUT} intervals, {HELD_OUT * settings.interval} frames, got {len(clip)}")
         parts = split(clip)

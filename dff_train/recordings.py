@@ -19,7 +19,7 @@ MOST_FRAMES = 1500
 """Frames of one recording that are kept: 780 MB at 480x360."""
 
 RUN_LENGTH = 60
-"""Consecutive frames that stay together where a longer recording is thinned out."""
+"""Consecutive frames that stay together where a longer recording is thinned out; more for key frame intervals above 20."""
 
 STANDING = 0.1
 """Share of the pairs in which nothing moves: a recording may hold no such stretch, and propagation must not harm where it is exact."""
@@ -46,16 +46,23 @@ def open_unlabelled(path: Path) -> Recording:
     return open_recording(frames=path) if path.is_dir() else open_recording(video=path)
 
 
-def decode(name: str, recording: Iterable[StampedFrame], *, pixels: int = NETWORK_PIXELS, most: int = MOST_FRAMES) -> Clip:
+def decode(
+    name: str,
+    recording: Iterable[StampedFrame],
+    *,
+    pixels: int = NETWORK_PIXELS,
+    most: int = MOST_FRAMES,
+    run_length: int = RUN_LENGTH,
+) -> Clip:
     """The frames, none larger than ``pixels``, as an unlabelled clip called ``name``.
 
-    Of more than ``most`` frames evenly spread runs of RUN_LENGTH are kept. A change of size starts a new run, as it would
-    start with a key frame. Raises RecordingError where there is no frame at all.
+    Of more than ``most`` frames evenly spread runs of ``run_length`` are kept, at least half as many. A change of size starts
+    a new run, as it would start with a key frame. Raises RecordingError where there is no frame at all.
     """
     runs: list[_Run] = []
     kept_of, kept, number, size = 1, 0, -1, (0, 0, 0)
     for index, item in enumerate(recording):
-        if index % RUN_LENGTH == 0 or item.frame.shape != size:
+        if index % run_length == 0 or item.frame.shape != size:
             number, size = number + 1, item.frame.shape
             if number % kept_of == 0:
                 runs.append(_Run(size))

@@ -21,6 +21,7 @@ from dff_ros.core import bundle as bundles
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.results import Detections
 from dff_ros.recording.drive import GeneratedDrive
+from dff_ros.recording.frames import StampedFrame
 from dff_train import distill as distilling
 from dff_train.cli import _parser, main
 from dff_train.clips import Clip
@@ -185,6 +186,22 @@ def test_what_cannot_be_distilled_is_said_in_one_line(
         assert len(lines) == 1 and message.removeprefix("got --video ") in lines[0], (message, lines)
     assert main(["distill", "--model", str(bundle), "--to", str(tmp_path / "mine")]) == 2
     assert "at least one recording should be given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interval", [10, 70, 100])
+@pytest.mark.parametrize("frames", [1600, 3001, 4310])
+def test_of_a_long_recording_runs_of_three_intervals_are_kept_and_one_interval_at_the_end(
+    interval: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank = np.zeros((8, 8, 3), np.uint8)
+    recording = [StampedFrame(index, index, blank, "", "camera") for index in range(frames)]
+    monkeypatch.setattr(distilling, "open_recording", lambda **_: recording)
+    (learned,), (held,) = distilling.decoded(Settings("tiny", (Given("video", Path("long")),), interval=interval), 64)
+    starts = sorted(set(learned.firsts))
+    assert len(starts) > 1 or len(learned) + len(held) == frames
+    assert all(length >= 3 * interval for length in np.diff(starts))
+    ends = [*sorted(set(held.firsts))[1:], len(held)]
+    assert max(end - start for start, end in zip(sorted(set(held.firsts)), ends, strict=True)) >= interval
 
 
 def test_a_run_of_something_else_is_not_taken_up(bundle: Path, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

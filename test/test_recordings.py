@@ -57,6 +57,11 @@ def test_a_long_recording_is_thinned_to_runs_spread_over_it_and_pairs_stay_withi
     assert all(1 <= clip.pair(start, rng, (3, 9)).offset <= 3 for start in starts[:-1])
 
 
+def test_the_length_of_the_runs_can_be_chosen() -> None:
+    clip = decode("long", recording(3000), pixels=PIXELS, most=1500, run_length=200)
+    assert set(np.diff(sorted(set(clip.firsts))).tolist()) == {200}
+
+
 def test_frames_of_another_size_start_a_new_run() -> None:
     clip = decode("two", [*recording(70), *recording(20, (30, 20), first=70)], pixels=PIXELS)
     assert sorted(set(clip.firsts)) == [0, 70]
