@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, save_bundle, with_refine_network
 from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.engine.preprocess import fit
 from dff_ros.recording.opening import open_recording
 from dff_train.augment import Augmentation
 from dff_train.clips import Clip
@@ -37,7 +38,7 @@ LOSS_WEIGHTS = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 10.0, "distil_
 three times as much was changed where nothing moves."""
 
 CROP_SHARE = 2 / 3
-"""Sides of the training crops, as a share of the smallest frame's."""
+"""Sides of the training crops, as a share of the smallest frame's, as the network sees it."""
 
 RUN_INTERVALS = 3
 """Of a long recording runs of at least so many intervals are kept, so that most of their frames have one 1.5 intervals before them."""
@@ -208,9 +209,12 @@ def crops(clips: Sequence[Clip], card: Card, stride: int, settings: Settings) ->
 
     Their look is left as it is: it is that of the camera to be worked with, and made-up noise would drown what motion changes.
     """
-    shapes = [frame.shape[:2] for clip in clips for frame in clip.frames]
-    crop = tuple(max(int(min(sides) * CROP_SHARE) // stride, 4) * stride for sides in zip(*shapes, strict=True))
-    augmentation = Augmentation(crop=(crop[0], crop[1]), scale=SCALES, look=False, pixels=card.input_pixels, flow=False)
+    shapes = {frame.shape[:2] for clip in clips for frame in clip.frames}
+    seen = [fit(*shape, input_pixels=card.input_pixels, stride=stride) for shape in shapes]
+    shortest = min(view.height for view in seen), min(view.width for view in seen)
+    crop = [max(int(side * CROP_SHARE) // stride, 4) * stride for side in shortest]
+    pixels = max(view.height * view.width for view in seen)  # fewer than the card's where every camera's frames are small
+    augmentation = Augmentation(crop=(crop[0], crop[1]), scale=SCALES, look=False, pixels=pixels, flow=False)
     offsets = (1, settings.interval + settings.interval // 2)
     return MixedDataset(clips, [len(clip) for clip in clips], augmentation, seed=settings.seed, offsets=offsets)
 

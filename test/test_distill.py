@@ -23,6 +23,7 @@ from dff_ros.core.results import Detections
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import StampedFrame
 from dff_train import distill as distilling
+from dff_train.augment import nominal_scale
 from dff_train.cli import _parser, main
 from dff_train.clips import Clip
 from dff_train.disagreement import disagreement, matches
@@ -202,6 +203,17 @@ def test_of_a_long_recording_runs_of_three_intervals_are_kept_and_one_interval_a
     assert all(length >= 3 * interval for length in np.diff(starts))
     ends = [*sorted(set(held.firsts))[1:], len(held)]
     assert max(end - start for start, end in zip(sorted(set(held.firsts)), ends, strict=True)) >= interval
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "sides", "crop"),
+    [(120, 160, (240, 320), (160, 208)), (240, 320, (360, 480), (240, 320)), (480, 640, (360, 480), (240, 320))],
+)
+def test_crops_are_two_thirds_of_what_the_network_sees(height: int, width: int, sides: tuple[int, int], crop: tuple[int, int]) -> None:
+    card = tiny_card(input_pixels=172_800)
+    dataset = distilling.crops([clip([np.zeros((height, width, 3), np.uint8)] * 9)], card, 8, Settings("tiny", (Given("video", Path()),)))
+    assert dataset.augmentation.crop == crop
+    assert nominal_scale(height, width, dataset.augmentation.pixels) == pytest.approx(sides[0] / height) == pytest.approx(sides[1] / width)
 
 
 def test_a_run_of_something_else_is_not_taken_up(bundle: Path, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
