@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dff_ros.recording.drive import DriveFrame, GeneratedDrive
-from dff_train.components import components, rare_points
-from dff_train.samples import DETECTION_CLASS_OF
-from dff_train.source_pairs import LONGEST_OFFSET, PAPER_OFFSETS, Array, SourcePair, Truth, no_boxes
+from dff_ros.recording.drive import BOX_NAMES, DriveFrame, GeneratedDrive
+from dff_train.components import rare_points
+from dff_train.source_pairs import LONGEST_OFFSET, PAPER_OFFSETS, Array, SourcePair, Truth
 
 SEEDS = range(1000, 1040)
 """Drives to learn from; the demo and the tests use seeds below 1000."""
@@ -89,18 +88,7 @@ def drive_truth(frame: DriveFrame) -> Truth:
         labels=frame.labels,
         boxes=frame.boxes,
         box_labels=frame.box_labels,
-        ignore_boxes=_unboxed(frame),
+        ignore_boxes=np.concatenate([frame.unboxed(kind) for kind in range(len(BOX_NAMES))]),
         labelled_classes=(True, True, True),
         points=rare_points(frame.labels),
     )
-
-
-def _unboxed(frame: DriveFrame) -> Array:
-    """Boxes around pixels of things that no box of their class holds."""
-    found = [no_boxes()]
-    for label, detection_class in DETECTION_CLASS_OF.items():
-        left_over = frame.labels == label
-        for x1, y1, x2, y2 in frame.boxes[frame.box_labels == detection_class].astype(int):
-            left_over[y1:y2, x1:x2] = False
-        found.append(components(left_over).boxes)
-    return np.concatenate(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +11,6 @@ from dff_ros.core.results import UNLABELLED
 from dff_ros.evaluation.truth import BoxSource, ClassBoxes, LabelSource, TruthError
 from dff_ros.recording.drive import BOX_NAMES, CLASS_NAMES, DriveFrame
 from dff_ros.recording.frames import StampedFrame
-
-LABEL_OF = {"person": "pedestrian", "car": "car", "bicyclist": "bicyclist"}
-"""The drive's label of the pixels of each kind of object that has boxes."""
 
 
 class DriveLabels:
@@ -46,16 +42,10 @@ class DriveBoxes:
         """The frame's objects, and boxes to ignore around pixels of the class that none of them holds."""
         drawn = _drawn(frame)
         rows = drawn.box_labels == self._kind
-        boxes = drawn.boxes[rows].astype(np.float64)
-        left_over = drawn.labels == CLASS_NAMES.index(LABEL_OF[self.class_name])
-        for left, top, right, bottom in boxes.astype(int):
-            left_over[top:bottom, left:right] = False
-        _, _, stats, _ = cv2.connectedComponentsWithStats(left_over.astype(np.uint8), connectivity=8)
-        left, top, width, height = stats[1:, :4].astype(np.float64).T  # row 0 is the background
-        unboxed = np.stack([left, top, left + width, top + height], axis=1)
+        boxes, unboxed = drawn.boxes[rows], drawn.unboxed(self._kind)
         ignored = np.repeat([False, True], [len(boxes), len(unboxed)])
         ids = np.concatenate([drawn.box_ids[rows], np.full(len(unboxed), -1)])
-        return ClassBoxes(np.concatenate([boxes, unboxed]), ignored, ids=ids)
+        return ClassBoxes(np.concatenate([boxes, unboxed]).astype(np.float64), ignored, ids=ids)
 
 
 def drive_truth(

@@ -26,6 +26,9 @@ CLASS_NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "f
 BOX_NAMES = ("person", "car", "bicyclist")
 """Names of the box labels."""
 
+PIXEL_LABELS = tuple(CLASS_NAMES.index(name) for name in ("pedestrian", "car", "bicyclist"))
+"""The label of the pixels of each kind of object that has boxes, in the order of BOX_NAMES."""
+
 _KEPT_FRAMES = 8
 _LEAST_IN_SIGHT = 0.3
 """A thing of which others hide more than the rest of this share has no box."""
@@ -57,6 +60,15 @@ class DriveFrame(StampedFrame):
         A pixel counts as in sight where all pixels that bilinear sampling reads show the same surface.
         """
         return self.drive.flow(self.index, key)
+
+    def unboxed(self, kind: int) -> NDArray[np.float32]:
+        """Boxes (N, 4) around the pixels of a kind (index of BOX_NAMES) that none of its boxes holds: too small or too hidden for one."""
+        left_over = self.labels == PIXEL_LABELS[kind]
+        for x1, y1, x2, y2 in self.boxes[self.box_labels == kind].astype(int):
+            left_over[y1:y2, x1:x2] = False
+        _, _, statistics, _ = cv2.connectedComponentsWithStats(left_over.astype(np.uint8), connectivity=8)
+        left, top, width, height = statistics[1:, :4].T  # row 0 is the background
+        return np.stack([left, top, left + width, top + height], axis=1).astype(np.float32)
 
 
 class GeneratedDrive:
