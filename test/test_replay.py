@@ -91,9 +91,7 @@ def replayed(tmp_path: Path, bundle: Path, scene: Path, *options: str) -> dict[s
 
 
 def all_truth(scene: Path) -> list[str]:
-    return [
-        "--labels", str(scene / "labels"), "--boxes", f"{scene / 'boxes.csv'}:person", "--box-masks", f"{scene / 'masks'}:car"
-    ]
+    return ["--labels", str(scene / "labels"), "--boxes", f"{scene / 'boxes.csv'}:person", "--box-masks", f"{scene / 'masks'}:car"]
 
 
 def without_times(value: Any) -> Any:
@@ -185,6 +183,19 @@ def test_every_offset_scores_the_same_frames_at_each_age(tmp_path: Path, fitted_
         assert report["baseline"][task][f"{figure}_by_age"] == [per_frame[task][figure]] * 3
     assert report["loss_by_age"][0] == 0
     assert report["cost_ratio"] > 0
+
+
+def test_ids_that_tell_no_object_apart_are_said_to_be_useless(
+    tmp_path: Path, tiny_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("frame,id,left,top,width,height\n0,1,0,0,9,9\n2,1,0,0,9,9\n2,1,20,20,9,9\n")
+    options = ["--schedule", "fixed:2", "--boxes", f"{boxes}:person", "--range", "0:2"]
+    report = replayed(tmp_path, tiny_bundle, scene, *options, "--every-offset")
+    assert report["detection_delay"]["appearances"] is None
+    assert "detection delay leaves out 'person': frame 2 has an id twice" in capsys.readouterr().err
+    replayed(tmp_path, tiny_bundle, scene, *options)
+    assert "delay" not in capsys.readouterr().err, "it is not measured in a single run"
 
 
 def test_every_offset_propagates_as_the_run_does(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:

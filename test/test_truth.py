@@ -138,18 +138,18 @@ def test_ids_tell_objects_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "header"),
+    ("rows", "header", "reason"),
     [
-        (["0,0,0,1,1"], "frame,left,top,width,height"),
-        (["0,1,0,0,1,1", "0,2,5,5,1,1", "1,-1,0,0,1,1", "1,-1,5,5,1,1"], "frame,id,left,top,width,height"),
-        (["0,1,0,0,1,1", "1,,5,5,1,1"], "frame,id,left,top,width,height"),
+        (["0,0,0,1,1"], "frame,left,top,width,height", ""),
+        (["0,1,0,0,1,1", "0,2,5,5,1,1", "1,-1,0,0,1,1", "1,-1,5,5,1,1"], "frame,id,left,top,width,height", "frame 1 has an id twice"),
+        (["0,1,0,0,1,1", "1,,5,5,1,1"], "frame,id,left,top,width,height", "frame 1 has a box without an id"),
     ],
     ids=["none", "repeated", "missing"],
 )
-def test_ids_that_do_not_tell_objects_apart_are_not_used(tmp_path: Path, rows: list[str], header: str) -> None:
+def test_ids_that_do_not_tell_objects_apart_are_not_used(tmp_path: Path, rows: list[str], header: str, reason: str) -> None:
     source = BoxTable(table(tmp_path / "b.csv", *rows, header=header), "person")
     found = source.boxes_of(frame(0))
-    assert not source.identified
+    assert not source.identified and source.unusable_ids == reason
     assert found is not None and found.ids is None
 
 

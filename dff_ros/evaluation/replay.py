@@ -58,7 +58,7 @@ def replay(options: argparse.Namespace) -> None:
         else:
             result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
-    warn_unscored(report, options)
+    warn_unscored(report, options, truth)
     write_report(options.json, report)
     print(summary(report))
 
@@ -112,13 +112,15 @@ def ignore(item: StampedFrame, result: FrameResult) -> None:
     """Draw nothing."""
 
 
-def warn_unscored(report: Report, options: argparse.Namespace) -> None:
-    """Say so where truth was given and gave no score: most likely a wrong folder or range."""
+def warn_unscored(report: Report, options: argparse.Namespace, truth: Truth) -> None:
+    """Say so where truth was given and gave no score: most likely a wrong folder or range, or ids that tell no object apart."""
     boxes = [path for path, _ in (*options.boxes, *options.box_masks)]
     if options.labels is not None and report["segmentation"]["miou"] is None:
         _warn_unscored(options.labels, "no pixel of a frame is labelled there", "segmentation")
     if boxes and report["detection"]["map50"] is None:
         _warn_unscored(", ".join(map(str, boxes)), "no object of a frame is in there", "detection")
+    for reason in truth.unusable_ids if options.every_offset else ():
+        print(f"dff_replay: detection delay leaves out {reason}", file=sys.stderr)
 
 
 def _warn_unscored(files: object, reason: str, task: str) -> None:

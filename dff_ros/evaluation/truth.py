@@ -161,7 +161,14 @@ class BoxTable:
         if not self._boxes:
             raise TruthError(f"{path} holds no boxes")
         self._first, self._last = min(self._boxes), max(self._boxes)
-        self.identified = all(len(set(self._ids.get(frame, ()))) == len(boxes) for frame, boxes in self._boxes.items())
+        doubtful = [frame for frame, boxes in self._boxes.items() if len(set(self._ids.get(frame, ()))) != len(boxes)]
+        self.identified = not doubtful
+        self.unusable_ids = self._why(min(doubtful)) if doubtful and self._ids else ""
+        """Why the ids that there are tell no object apart, as a clause; empty where they do, or where there are none."""
+
+    def _why(self, frame: int) -> str:
+        missing = len(self._ids.get(frame, ())) < len(self._boxes[frame])
+        return f"frame {frame} has {'a box without an id' if missing else 'an id twice'}"
 
     def _read(self, rows: csv.DictReader[str], path: Path) -> None:
         missing = [name for name in ("frame", "left", "top", "width", "height") if name not in (rows.fieldnames or ())]
@@ -242,6 +249,12 @@ class Truth:
             if index in self._boxes:
                 raise TruthError(f"boxes of {source.class_name!r} are given twice")
             self._boxes[index] = source
+
+    @property
+    def unusable_ids(self) -> list[str]:
+        """The classes whose boxes come with ids that tell no object apart, and why not."""
+        tables = [source for source in self._boxes.values() if isinstance(source, BoxTable) and source.unusable_ids]
+        return [f"{table.class_name!r}: {table.unusable_ids}" for table in tables]
 
     @property
     def identified(self) -> bool:
