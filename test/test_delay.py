@@ -114,6 +114,12 @@ def test_an_object_that_comes_back_after_a_long_gap_appears_anew(gap: int, appea
     assert figures.appearances == appearances
 
 
+@pytest.mark.parametrize(("gap", "appearances"), [(19, 0), (20, 1)])
+def test_with_keys_further_apart_the_gap_is_an_interval(gap: int, appearances: int) -> None:
+    present = [[7]] * 3 + [[]] * gap + [[7]] * 6
+    assert follow(20, present, present).appearances == appearances
+
+
 def test_a_short_gap_interrupts_nothing() -> None:
     """Without a box in frames 4 and 5, which are the keys of phases 0 and 1: these find it with their next ones, 8 and 9."""
     present = [[], [], [], [7], [], [], *[[7]] * 6]

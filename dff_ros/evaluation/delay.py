@@ -20,7 +20,8 @@ MATCH_IOU = 0.5
 
 REAPPEARANCE_GAP = 15
 """Frames without a box after which an object that comes back has appeared anew. Boxes of the generated drives flicker for up to about
-ten frames where an object is almost hidden or almost too small, and keys are at most ten frames old where delays are compared."""
+ten frames where an object is almost hidden or almost too small. Where keys are further apart the gap is their interval: within it a
+key from before the gap may still show the object."""
 
 Identity = tuple[int, int]
 """Class and id of an object."""
@@ -63,6 +64,7 @@ class DetectionDelay:
     def __init__(self, interval: int, *, score_threshold: float) -> None:
         """Detections with a lower score than ``score_threshold`` are not published, so they do not count."""
         self._interval = interval
+        self._gap = max(REAPPEARANCE_GAP, interval)
         self._threshold = score_threshold
         self._frame = -1
         self._open: dict[Identity, _Appearance] = {}
@@ -87,7 +89,7 @@ class DetectionDelay:
         found = [detected(identified, answer.above(self._threshold)) for answer in answers]
         for identity in here:
             self._note(identity, found)
-        for identity in [key for key, stay in self._open.items() if self._frame - stay.last >= REAPPEARANCE_GAP]:
+        for identity in [key for key, stay in self._open.items() if self._frame - stay.last >= self._gap]:
             self._close(identity)
         self._covered = frozenset(identified)
 
