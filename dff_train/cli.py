@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train a recipe; the same command goes on where it was interrupted")
     run.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; the checkpoint stays")
     run.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
-    run.add_argument("--init", metavar="BUNDLE", help="start a new run from the weights of a bundle, as far as they fit; wins over the recipe's")
+    run.add_argument("--init", metavar="BUNDLE", help="bundle whose weights a new run starts from, instead of the recipe's")
     run.set_defaults(run_command=_run)
     export = commands.add_parser("export", help="write a run's weights as a bundle")
     export.add_argument("--to", type=Path, required=True, help="folder of the bundle, for example models/street")
