@@ -33,14 +33,16 @@ def fit_fusion(model: DeepFeatureFlow, images: Iterable[Tensor]) -> None:
     network = model.feature_network
     if not isinstance(network, PyramidFeatureNetwork):
         raise ValueError(f"feature_network should be a pyramid to have a fusion, got {type(network).__name__}")
-    weight, bias = _regression(network.eval(), images)
+    network.eval()
+    weight, bias = (each.to(network.fuse.fine.weight.device) for each in _regression(_two_looks(network, image) for image in images))
     if Task.SEGMENTATION in model.tasks:
         head = model.head(Task.SEGMENTATION)
-        wanted, read = _finer_scores(head.score.weight[:, :, 0, 0], head.subcells), torch.linalg.pinv(head.score.weight[:, :, 0, 0])
-        # The bias of the scores is the same for every part's mean only up to the parts' own, hence the second line.
+        score = head.score.weight[:, :, 0, 0]
+        read = torch.linalg.pinv(score)
+        # The mean of the parts' biases is not each part's own: the finer look has to make up for the difference.
         offset = _finer_scores(head.score.bias[:, None], head.subcells).sum(1) - head.score.bias
-        bias = bias + read @ (offset - head.score.weight[:, :, 0, 0] @ bias)
-        weight = weight + read @ (wanted - head.score.weight[:, :, 0, 0] @ weight)
+        bias = bias + read @ (offset - score @ bias)
+        weight = weight + read @ (_finer_scores(score, head.subcells) - score @ weight)
     channels = network.channels
     network.fuse.fine.weight.copy_(weight.view(channels, channels, 2, 2))
     network.fuse.fine.bias.copy_(bias)  # type: ignore[union-attr]
@@ -55,51 +57,51 @@ def fit_look(model: DeepFeatureFlow, images: Iterable[Tensor]) -> None:
     branch = model.refine_network
     if not isinstance(branch, LookRefineNetwork):
         raise ValueError(f"refine_network should be a look to have its spread fitted, got {type(branch).__name__}")
-    model.feature_network.eval(), branch.eval()
-    gram, moment = None, None
-    for image in images:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
-            seen, feature = branch.trunk(F.avg_pool2d(image, 2)), model.feature_network(image)
-        cells = F.pad(_rows(seen), (0, 1), value=1.0)
-        wanted = _rows(F.pixel_unshuffle(feature.float(), 2))
-        gram = cells.T @ cells + (0.0 if gram is None else gram)
-        moment = cells.T @ wanted + (0.0 if moment is None else moment)
-    if gram is None or moment is None:
-        raise ValueError("expected images to fit the look to, got none")
-    solution = _ridge(gram, moment).to(branch.spread.weight)
-    # Rows are the look's channels, columns the feature's with the row and column of the 2 x 2 cells: a transposed convolution's order.
+    model.feature_network.eval()
+    branch.eval()
+    weight, bias = _regression(_small_look(model, branch, image) for image in images)
+    # Rows are the feature's channels with the row and column of the 2 x 2 cells, as in a transposed convolution's weights.
     channels = branch.channels
-    branch.spread.weight.copy_(solution[:-1].view(channels, channels, 2, 2))
-    branch.spread.bias.copy_(solution[-1].view(channels, 4).mean(1))  # type: ignore[union-attr]
+    branch.spread.weight.copy_(weight.T.reshape(channels, channels, 2, 2))
+    branch.spread.bias.copy_(bias.view(channels, 4).mean(1))  # type: ignore[union-attr]
+
+
+def _two_looks(network: PyramidFeatureNetwork, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The 2x2 cells of the finer look, ordered as a 2x2 convolution's weights are, and the coarser look."""
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        coarse, fine = network.looks(image)
+    return F.pixel_unshuffle(fine, 2), coarse
+
+
+def _small_look(model: DeepFeatureFlow, branch: LookRefineNetwork, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The small look, and the 2x2 cells of the whole network's feature in each of its cells; cells that are not whole are left out."""
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        seen, feature = branch.small_look(image), model.feature_network(image)
+    height, width = feature.shape[2] // 2, feature.shape[3] // 2
+    return seen[:, :, :height, :width], F.pixel_unshuffle(feature[:, :, : 2 * height, : 2 * width], 2)
+
+
+def _regression(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Weights (K, C) and bias (K,), on the host, that give maps (N, K, h, w) from maps (N, C, h, w), by ridge regression over all cells.
+
+    Raises ValueError where there is no pair.
+    """
+    products = []
+    for given, wanted in pairs:
+        cells = F.pad(_rows(given), (0, 1), value=1.0)
+        products.append((cells.T @ cells, cells.T @ _rows(wanted)))
+    if not products:
+        raise ValueError("expected images to fit a fusion to, got none")
+    gram, moment = (torch.stack(each).sum(dim=0) for each in zip(*products, strict=True))
+    held = RIDGE * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.double)
+    held[-1, -1] = 0.0  # the constant's
+    solution = torch.linalg.solve(gram + held, moment).T.float()
+    return solution[:, :-1], solution[:, -1]
 
 
 def _rows(maps: Tensor) -> Tensor:
     """(N, C, h, w) -> (N h w, C), in double precision on the host."""
     return maps.float().movedim(1, -1).flatten(0, 2).double().cpu()
-
-
-def _ridge(gram: Tensor, moment: Tensor) -> Tensor:
-    """The weights that ridge regression gives; the last row and column, those of the constant, are not held."""
-    held = RIDGE * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.double)
-    held[-1, -1] = 0.0
-    solution: Tensor = torch.linalg.solve(gram + held, moment)
-    return solution
-
-
-def _regression(network: PyramidFeatureNetwork, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Weights (C, 4 C) and bias (C,) that give the trunk's feature from the 2x2 cells of the finer one, by ridge regression."""
-    size = 4 * network.channels + 1
-    gram, moment = torch.zeros(size, size, dtype=torch.double), torch.zeros(size, network.channels, dtype=torch.double)
-    for image in images:
-        enlarged = F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
-            coarse, fine = network.trunk(image), network.trunk(enlarged)
-        # pixel_unshuffle orders channel, row, column: the order of a 2x2 convolution's weights.
-        cells = F.pad(_rows(F.pixel_unshuffle(fine.float(), 2)), (0, 1), value=1.0)
-        gram += cells.T @ cells
-        moment += cells.T @ _rows(coarse)
-    solution = _ridge(gram, moment).T.to(network.fuse.fine.weight)
-    return solution[:, :-1], solution[:, -1]
 
 
 def _finer_scores(score: Tensor, subcells: int) -> Tensor:

@@ -45,15 +45,15 @@ def batch_losses(
     Losses that ``weights`` (as in DEFAULT_WEIGHTS) gives 0 are left out, and so are those against the ``teacher``'s per-frame path
     where there is none; ``flow`` alone needs no feature at all. ``class_weights`` (classes,) weighs the classes of segmentation.
     """
-    image = _image(batch.images, device)
+    image = network_image(batch.images, device)
+    key_image = network_image(batch.key_images, device) if pairs or weights["flow"] else image
     losses: dict[str, Tensor] = {}
     if weights["flow"]:
-        key_image = _image(batch.key_images, device)
         losses["flow"] = flow_loss(model.flow_network, image, key_image, batch.flow, batch.visible, stride=model.stride)
     if not any(weight for name, weight in weights.items() if name != "flow"):
         return losses
     if pairs:
-        feature, taught = pair_features(model, teacher, image, _image(batch.key_images, device), batch.offsets.to(device))
+        feature, taught = pair_features(model, teacher, image, key_image, batch.offsets.to(device))
     else:
         feature, taught = extract(model.feature_network, image), None if teacher is None else extract(teacher.feature_network, image)
     if taught is not None and weights["feature"]:
@@ -154,7 +154,7 @@ def _detection_losses(
     return losses
 
 
-def _image(pixels: Tensor, device: torch.device) -> Tensor:
+def network_image(pixels: Tensor, device: torch.device) -> Tensor:
     """(N, 3, H, W) uint8 -> float32 in 0..1 on the device."""
     return pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255.0
 

@@ -21,7 +21,7 @@ from dff_ros.core.model import DeepFeatureFlow
 from dff_train.datasets import mixed_dataset
 from dff_train.fusion import fit_fusion, fit_look
 from dff_train.interrupts import ignore_interrupts, interrupt_noted
-from dff_train.objective import DISTILLATION_LOSSES, batch_losses
+from dff_train.objective import DISTILLATION_LOSSES, batch_losses, network_image
 from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
 from dff_train.recipe import Recipe, Stage
 from dff_train.samples import Batch, Sample, collate
@@ -118,9 +118,13 @@ class Training:
                 untouched.append(name)
             else:
                 weight.copy_(found)
-        self.average.module.load_state_dict(state)
-        self._enter_stage()
+        self.begin_with_weights()
         return untouched
+
+    def begin_with_weights(self) -> None:
+        """Have the moving average and the stage's teacher begin with the model's weights as they are now."""
+        self.average.module.load_state_dict(self.model.state_dict())
+        self._enter_stage()
 
     def save(self) -> None:
         """Write the checkpoint; a kill in the middle leaves the previous one."""
@@ -233,18 +237,15 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
 
 def fit_new_fusion(training: Training, data: Path, fresh: Sequence[str]) -> None:
     """Start what fuses looks whose networks came from a bundle, on stills of the sources, where it is among the ``fresh`` weights."""
-    model = training.model
-    if any(name.startswith("feature_network.fuse.") for name in fresh):
-        fit_fusion(model, _stills(training, data))
-    if any(name.startswith("refine_network.spread.") for name in fresh):
-        fit_look(model, _stills(training, data))
-    training.start_with(model)  # the moving average and the teacher are of the model as it is now
-
-
-def _stills(training: Training, data: Path) -> Iterator[Tensor]:
-    """Some images (N, 3, h, w) in 0..1 of the first stage."""
-    for batch in itertools.islice(_batches(training, stage_dataset(training, data), workers=0), FUSION_BATCHES):
-        yield batch.images.to(training.device).float() / 255.0
+    fits = {"feature_network.fuse.": fit_fusion, "refine_network.spread.": fit_look}
+    wanted = [fit for prefix, fit in fits.items() if any(name.startswith(prefix) for name in fresh)]
+    if not wanted:
+        return
+    batches = itertools.islice(_batches(training, stage_dataset(training, data), workers=0), FUSION_BATCHES)
+    stills = [network_image(batch.images, training.device) for batch in batches]
+    for fit in wanted:
+        fit(training.model, stills)
+    training.begin_with_weights()
 
 
 def _names_in_a_bundle(name: str) -> tuple[str, ...]:

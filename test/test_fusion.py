@@ -121,6 +121,15 @@ def test_the_small_look_speaks_the_features_language() -> None:
     assert error() < 0.5 * before
 
 
+def test_a_look_is_fitted_to_crops_of_an_odd_number_of_cells() -> None:
+    _, model = with_refine_network(build_model(tiny_card()).eval(), tiny_card(), {"kind": "look", "fusion_width": 8, **TINY_TRUNK})
+    start = model.refine_network.spread.weight.clone()
+    fit_look(model, [torch.rand(1, 3, 72, 88)])
+    assert bool(torch.isfinite(model.refine_network.spread.weight).all()) and not torch.equal(model.refine_network.spread.weight, start)
+    with pytest.raises(ValueError, match="expected images to fit a fusion to, got none"):
+        fit_look(model, [])
+
+
 def test_networks_without_a_fusion_are_refused() -> None:
     with pytest.raises(ValueError, match="should be a pyramid to have a fusion, got CompactFeatureNetwork"):
         fit_fusion(build_model(tiny_card()), [])

@@ -224,6 +224,10 @@ class PyramidFeatureNetwork(nn.Module):
         self.channels, self.stride = self.trunk.channels, self.trunk.stride
         self.fuse = ScaleFusion(self.channels)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def looks(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) in 0..1 -> the trunk's features of both looks, (N, C, h, w) and (N, C, 2 h, 2 w)."""
         enlarged = F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.fuse(self.trunk(image), self.trunk(enlarged))  # type: ignore[no-any-return]
+        return self.trunk(image), self.trunk(enlarged)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fuse(*self.looks(image))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The light branch on the current frame, which corrects the propagated feature.
+"""The branch on the current frame, which corrects the propagated feature.
 
 Not in the paper, whose propagated frames cannot show what has come into view since the key frame. Its successors all look at
 the current frame cheaply (Accel, Jain et al. 2019, fuses a small network's scores); here the branch corrects the feature
@@ -65,11 +65,33 @@ SIGNALS = 3 + 1 + 2 + 1
 
 
 class _Branch(nn.Module):
-    """What both branches share: the frame as they take it, and the signals that say where the warp went wrong."""
+    """What both branches share: they look at the current frame, hold that against the propagated feature, and change it through a gate.
+
+    Beside the two a gate and what it lets through read where the warp went wrong: the difference of the current frame and the warped
+    key frame, the share of each cell that lay in the key frame's view, the flow and the age.
+    """
 
     channels: int
     stride: int
+    fusion: nn.Sequential
     gate: nn.Conv2d
+
+    def look(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> what is seen in it, at the feature's size (N, ..., h, w)."""
+        raise NotImplementedError
+
+    def _change(self, feature: Tensor, seen: Tensor, fused: Tensor) -> Tensor:
+        """What is added to ``feature`` where the gate is open, from what is ``seen`` and from all of it ``fused``."""
+        raise NotImplementedError
+
+    def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
+        """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
+        self._check(current, key, feature, age)
+        feature = self._laid_out(feature)
+        seen = self._laid_out(self.look(current.image))
+        signals = self._laid_out(self._signals(current, key, fields, age))
+        fused = self.fusion(torch.cat([seen, feature, signals], dim=1))
+        return feature + torch.sigmoid(self.gate(fused)) * self._change(feature, seen, fused)
 
     def prepare(self, image: Tensor) -> RefineInput:
         """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
@@ -104,8 +126,7 @@ class _Branch(nn.Module):
 class LightRefineNetwork(_Branch):
     """A small encoder of the current frame, fused with the propagated feature: feature + gate * correction.
 
-    Beside the two it reads where the warp went wrong: the difference of the current frame and the warped key frame, the share of
-    each cell that lay in the key frame's view, the flow and the age. The correction starts as 0, so an untrained branch changes nothing.
+    The correction starts as 0, so an untrained branch changes nothing.
 
     ``width`` is the channels inside; ``blocks`` counts the residual blocks of the encoder, whose dilation doubles from one to the
     next, and those after fusion.
@@ -137,23 +158,23 @@ class LightRefineNetwork(_Branch):
         nn.init.zeros_(self.correction.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.gate.bias, GATE_START)  # type: ignore[arg-type]
 
-    def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
-        """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
-        self._check(current, key, feature, age)
-        feature = self._laid_out(feature)
-        image = self.encoder(self._laid_out(self.unshuffle((current.image - 0.5).to(feature.dtype))))
-        signals = self._laid_out(self._signals(current, key, fields, age))
-        fused = self.fusion(torch.cat([image, feature, signals], dim=1))
-        return feature + torch.sigmoid(self.gate(fused)) * self.correction(fused)  # type: ignore[no-any-return]
+    def look(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> the encoder's map (N, width, h, w)."""
+        seen: Tensor = self.encoder(self._laid_out(self.unshuffle((image - 0.5).to(self.gate.weight.dtype))))
+        return seen
+
+    def _change(self, feature: Tensor, seen: Tensor, fused: Tensor) -> Tensor:
+        correction: Tensor = self.correction(fused)
+        return correction
 
 
 class LookRefineNetwork(_Branch):
     """A third look: a compact network on the current frame at half size, blended with the propagated feature cell by cell.
 
     Each half of the answer errs elsewhere: the propagated feature where the warp went wrong, the small look in the thin and the far.
-    A gate for each channel and cell, read from both and from the signals of :class:`LightRefineNetwork`, says how much of the look is
-    taken: feature + gate * (look - feature). ``fusion_width`` is the channels of what computes it; all else are options of the trunk, a
-    :class:`CompactFeatureNetwork`, which starts from the weights of a bundle of the same (see :func:`dff_train.fusion.fit_look`).
+    A gate for each channel and cell says how much of the look is taken: feature + gate * (look - feature). ``fusion_width`` is the
+    channels of what computes it; all else are options of the trunk, a :class:`CompactFeatureNetwork`, which starts from the weights of
+    a bundle of the same (see :func:`dff_train.fusion.fit_look`).
     """
 
     def __init__(self, channels: int, *, stride: int = 8, fusion_width: int = 64, **trunk: Any) -> None:
@@ -173,16 +194,13 @@ class LookRefineNetwork(_Branch):
     def look(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in 0..1 -> the small look's feature, at the feature's size (N, C, h, w)."""
         height, width = image.shape[2] // self.stride, image.shape[3] // self.stride
+        return self.spread(self.small_look(image))[:, :, :height, :width]  # type: ignore[no-any-return]
+
+    def small_look(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> the trunk's feature at half size, (N, C, h / 2, w / 2) rounded up."""
         small = F.avg_pool2d(image, 2)
         below, right = -small.shape[2] % self.stride, -small.shape[3] % self.stride
-        seen = self.trunk(F.pad(small, (0, right, 0, below), mode="replicate"))
-        return self.spread(seen)[:, :, :height, :width]  # type: ignore[no-any-return]
+        return self.trunk(F.pad(small, (0, right, 0, below), mode="replicate"))  # type: ignore[no-any-return]
 
-    def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
-        """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
-        self._check(current, key, feature, age)
-        feature = self._laid_out(feature)
-        look = self._laid_out(self.look(current.image))
-        signals = self._laid_out(self._signals(current, key, fields, age))
-        fused = self.fusion(torch.cat([look, feature, signals], dim=1))
-        return feature + torch.sigmoid(self.gate(fused)) * (look - feature)
+    def _change(self, feature: Tensor, seen: Tensor, fused: Tensor) -> Tensor:
+        return seen - feature
