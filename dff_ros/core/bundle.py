@@ -235,7 +235,7 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
 
 
 def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mapping[str, Any]) -> tuple[Card, DeepFeatureFlow]:
-    """Card and model with a fresh branch on the current frame in place of what they have; it changes nothing until trained.
+    """Card and model with a fresh branch on the current frame in place of what they have.
 
     ``architecture`` is what the card says of it: ``kind`` and arguments. Raises ValueError naming the kinds.
     """

@@ -47,7 +47,7 @@ class LoadedModel:
 
     def refines(self, settings: EngineSettings) -> bool:
         """Whether propagated features are corrected: the bundle has a branch on the current frame, and nobody switched it off."""
-        return self.networks.refine_network is not None and settings.refine and "refine" not in self.without
+        return self.networks.refine_network is not None and settings.refine
 
     def refine(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: int) -> Tensor:
         """The branch: a propagated feature (1, C, H / stride, W / stride) of ``age`` frames -> the corrected one."""
@@ -65,6 +65,8 @@ def load_model(settings: EngineSettings, *, without: Set[str] = frozenset()) -> 
     flow = "still" if "flow" in without else settings.flow
     if flow:
         networks = with_flow_network(networks, card, flow)
+    if "refine" in without:
+        networks.refine_network = None
     device, notes = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     if settings.threads:

@@ -121,6 +121,7 @@ def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:
         step_ms=0.0,
         feature_ms=0.0,
         flow_ms=0.0,
+        refine_ms=0.0,
         head_ms=0.0,
     )
 
