@@ -10,8 +10,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from accuracy_report import Curve, RowFigures, mean
+from accuracy_report import RowFigures
 from matplotlib.axes import Axes
+
+from dff_ros.evaluation.metrics import Curve, mean_or_none
 
 MARKED = (5, 10)
 """Key frame intervals that get a dot and their number."""
@@ -40,7 +42,7 @@ def draw(rows: Sequence[RowFigures], folder: Path) -> list[str]:
 def mean_curve(row: RowFigures) -> Curve:
     """mIoU by age, the mean over a row's seeds."""
     curves = [figures.miou for figures in row.seeds if figures.miou]
-    return [mean(curve[age] for curve in curves) for age in range(min(map(len, curves), default=0))]
+    return [mean_or_none(curve[age] for curve in curves) for age in range(min(map(len, curves), default=0))]
 
 
 def draw_by_age(axes: Axes, rows: Sequence[RowFigures]) -> bool:
@@ -60,7 +62,7 @@ def over_time(curve: Curve, key_ms: float, propagated_ms: float) -> list[tuple[f
     """(milliseconds per frame, mIoU) at key frame intervals 1, 2, ...: both are means over the interval's ages."""
     points = []
     for interval in range(1, len(curve) + 1):
-        score = mean(curve[:interval])
+        score = mean_or_none(curve[:interval])
         if score is not None:
             points.append(((key_ms + (interval - 1) * propagated_ms) / interval, score))
     return points
@@ -71,8 +73,8 @@ def draw_by_time(axes: Axes, rows: Sequence[RowFigures]) -> bool:
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter("{x:g}")
     for row in rows:
-        curve, key_ms = mean_curve(row), mean(figures.key_ms for figures in row.seeds)
-        propagated_ms = mean(figures.propagated_ms for figures in row.seeds)
+        curve, key_ms = mean_curve(row), mean_or_none(figures.key_ms for figures in row.seeds)
+        propagated_ms = mean_or_none(figures.propagated_ms for figures in row.seeds)
         if not curve or key_ms is None:
             continue
         if row.per_frame or propagated_ms is None:

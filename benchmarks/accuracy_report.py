@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-Curve = Sequence["float | None"]
-"""A score for each age, from 0 on."""
+from dff_ros.evaluation.metrics import Curve, mean_or_none
 
 BEGIN, END = "<!-- figures: begin (benchmarks/accuracy.py writes what follows) -->", "<!-- figures: end -->"
 DASH = "-"
@@ -67,8 +66,8 @@ def figures_of(results: Iterable[tuple[str, Sequence[str], Mapping[str, Any]]], 
         if "speed" in gives:
             steps.append(side["step_ms"])
             figures.speedup[int(content["schedule"].removeprefix("fixed:"))] = 1.0 if per_frame else content["speedup"]
-    figures.key_ms = mean(step["key"]["mean"] for step in steps)
-    figures.propagated_ms = mean(step["propagated"]["mean"] for step in steps)
+    figures.key_ms = mean_or_none(step["key"]["mean"] for step in steps)
+    figures.propagated_ms = mean_or_none(step["propagated"]["mean"] for step in steps)
     if figures.key_ms and figures.propagated_ms is not None:
         figures.cost_ratio = figures.propagated_ms / figures.key_ms
     return figures
@@ -80,12 +79,6 @@ def _add_delays(figures: Figures, delay: Mapping[str, Any]) -> None:
         figures.delays.update(counts)
         figures.appearances += delay["appearances"]
         figures.missed += delay["missed"] * sum(counts.values())
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Of what was measured."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def better(own: Curve | None, teachers: Curve | None) -> float | None:
@@ -128,10 +121,10 @@ def curve_table(rows: Sequence[RowFigures], pick: Callable[[Figures], Curve | No
         curves = [curve for figures in row.seeds if (curve := pick(figures))]
         if not curves:
             continue
-        by_age = [spread([mean(curve[age] for curve in curves if age < len(curve))], 3) for age in range(ages)]
+        by_age = [spread([mean_or_none(curve[age] for curve in curves if age < len(curve))], 3) for age in range(ages)]
         lost = [[losses(curve, better(curve, teacher), span) for curve in curves] for span in spans]
         worst = [max(values, default=None) for values in lost[-1]]
-        means = [[mean(values) for values in seeds] for seeds in lost]
+        means = [[mean_or_none(values) for values in seeds] for seeds in lost]
         lines.append([row.name, *by_age, *(spread(values, 3, signed=True) for values in (*means, worst))])
     return table(["age", *map(str, range(ages)), *(f"loss 0-{span - 1}" for span in spans), "worst"], lines) if lines else []
 
