@@ -70,10 +70,12 @@ def _add_distill(commands: Any) -> argparse.ArgumentParser:
         command.add_argument(f"--{kind}", type=Path, action="append", default=[], help=f"{what} to learn from; may be given several times")
     command.add_argument("--rate", type=float, help="frames per second of --frames")
     command.add_argument("--topic", help="image topic of --bag, where it has several")
-    command.add_argument("--interval", type=int, default=10, help="key frame interval to train for (10)")
-    command.add_argument("--refine", choices=("light", "none"), default="light", help="branch to add where the bundle has none (light)")
-    command.add_argument("--minutes", type=float, default=10.0, help="about how long to train (10), beside decoding and measuring")
-    command.add_argument("--steps", type=int, default=0, help="train so many steps instead, whatever time they take")
+    command.add_argument("--interval", type=int, default=Settings.interval, help="key frame interval to train for (%(default)s)")
+    branch = "branch to add where the bundle has none (%(default)s)"
+    command.add_argument("--refine", choices=("light", "none"), default=Settings.refine, help=branch)
+    about = "about how long to train (%(default)g), beside decoding and measuring"
+    command.add_argument("--minutes", type=float, default=Settings.minutes, help=about)
+    command.add_argument("--steps", type=int, default=Settings.steps, help="train so many steps instead, whatever time they take")
     command.add_argument("--run", type=Path, help="folder of checkpoint and log (runs/ and the name of --to)")
     command.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     command.set_defaults(run_command=_distill)
