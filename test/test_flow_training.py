@@ -28,6 +28,14 @@ RECIPES = Path(__file__).resolve().parents[1] / "dff_train" / "recipes"
 ONLY_FLOW = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "flow": 1.0}
 
 
+def answered(training: Training, pair: Batch) -> FlowFields:
+    """What the flow network says of a pair after training."""
+    network = training.model.flow_network.eval()
+    with torch.no_grad():
+        fields: FlowFields = network(network.prepare(pair.images / 255.0), network.prepare(pair.key_images / 255.0))
+    return fields
+
+
 def shifted_pair(dx: int, dy: int, *, seed: int = 0) -> Batch:
     """A textured key frame and the same shifted: what stands at p in the current frame is at p + (dx, dy) in the key frame."""
     noise = np.random.default_rng(seed).random((64, 96, 3)).astype(np.float32)
@@ -147,10 +155,7 @@ def test_a_shift_is_learned_to_half_a_pixel(tmp_path: Path) -> None:
     for _ in range(60):
         last = training_step(training, pair)["flow"]
     assert last < 0.2 * first
-    network = training.model.flow_network.eval()
-    with torch.no_grad():
-        flow = network(network.prepare(pair.images / 255.0), network.prepare(pair.key_images / 255.0)).flow
-    error = (flow * 8.0 - torch.tensor([6.0, -4.0]).view(1, 2, 1, 1)).norm(dim=1)
+    error = (answered(training, pair).flow * 8.0 - torch.tensor([6.0, -4.0]).view(1, 2, 1, 1)).norm(dim=1)
     assert float(error.mean()) < 0.5
 
 
@@ -208,9 +213,7 @@ def test_consistency_teaches_flow_and_scale_without_labels_and_nothing_else(tmp_
     for _ in range(40):
         last = training_step(training, darker)["feature"]
     assert last < 0.7 * first
-    network = training.model.flow_network.eval()
-    with torch.no_grad():
-        fields = network(network.prepare(darker.images / 255.0), network.prepare(darker.key_images / 255.0))
+    fields = answered(training, darker)
     assert float((fields.scale - 1.0).abs().mean()) > 0.01 and float(fields.flow.abs().max()) > 0.01
     for name, weight in training.model.state_dict().items():
         assert name.startswith("flow_network.") or torch.equal(weight, before[name]), name

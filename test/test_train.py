@@ -157,10 +157,15 @@ def test_pairs_are_scored_on_the_key_feature_carried_by_the_flow_and_stills_on_t
 def test_end_to_end_training_reaches_every_weight_of_a_flow_network() -> None:
     architecture = {**tiny_card().architecture, "flow_network": {"kind": "flownet", "width": 0.125}}
     model = build_model(tiny_card(architecture=architecture))
+    with torch.no_grad():
+        for answer in (model.flow_network.flow, model.flow_network.scale):
+            torch.nn.init.normal_(answer.weight, std=0.1)  # they start as 0, behind which nothing learns
     losses = batch_losses(model, batch((2, 5)), CPU, pairs=True)
     torch.stack(list(losses.values())).sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None and bool(torch.isfinite(weight.grad).all()), name
+    learning = [bool(weight.grad.any()) for weight in model.flow_network.parameters() if weight.grad is not None]
+    assert sum(learning) > 0.8 * len(learning)  # but for those before the decoder's own flows, which start as 0 too
 
 
 def test_batch_norm_of_the_feature_network_is_frozen_on_pairs_and_that_of_the_branch_learns(tmp_path: Path) -> None:
