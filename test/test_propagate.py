@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dff_ros.core.propagate import FlowFields, propagate, warp
+from dff_ros.core.propagate import FlowFields, chain, propagate, warp
 
 
 def slow_warp(key_feature: Tensor, flow: Tensor) -> Tensor:
@@ -90,3 +90,34 @@ def test_fields_that_do_not_fit_are_refused_with_both_shapes() -> None:
         warp(feature, torch.zeros(1, 2, 2, 5))
     with pytest.raises(ValueError, match=r"scale should be \(1, 3, 4, 5\), got \(1, 1, 4, 5\)"):
         propagate(feature, FlowFields(torch.zeros(1, 2, 4, 5), torch.zeros(1, 1, 4, 5)))
+
+
+def test_a_chain_of_two_steps_is_their_flows_one_after_the_other() -> None:
+    step, earlier = torch.empty(1, 2, 4, 6).uniform_(-1.5, 1.5), torch.randn(1, 2, 4, 6)
+    chained = chain(FlowFields(step), FlowFields(earlier)).flow
+    for y in range(4):
+        for x in range(6):
+            # One step on, held to the frame before; there the earlier flow is read bilinearly, by hand.
+            dx, dy = step[0, :, y, x].tolist()
+            across, down = min(max(x + dx, 0.0), 5.0), min(max(y + dy, 0.0), 3.0)
+            left, top = min(int(across), 4), min(int(down), 2)
+            right, below = across - left, down - top
+            corners = earlier[0, :, top : top + 2, left : left + 2]
+            shares = torch.tensor([[1 - below], [below]]) * torch.tensor([[1 - right, right]])
+            expected = step[0, :, y, x] + (corners * shares).sum(dim=(1, 2))
+            torch.testing.assert_close(chained[0, :, y, x], expected)
+
+
+def test_a_chain_multiplies_scales_where_they_were() -> None:
+    step = FlowFields(torch.zeros(1, 2, 2, 3), torch.full((1, 1, 2, 3), 2.0))
+    step.flow[:, 0] = 1.0
+    earlier = FlowFields(torch.zeros(1, 2, 2, 3), torch.arange(6.0).view(1, 1, 2, 3))
+    scale = chain(step, earlier).scale
+    assert scale is not None
+    assert scale[0, 0].tolist() == [[2.0, 4.0, 4.0], [8.0, 10.0, 10.0]]
+
+
+def test_a_chain_wants_scales_in_both_or_in_none() -> None:
+    flow = torch.zeros(1, 2, 2, 3)
+    with pytest.raises(ValueError, match="both have a scale or both none"):
+        chain(FlowFields(flow, torch.ones(1, 1, 2, 3)), FlowFields(flow))
