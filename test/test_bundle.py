@@ -173,6 +173,26 @@ def test_another_flow_network_needs_weights_unless_it_is_dis(tmp_path: Path) -> 
         with_flow_network(model, card, "raft")
 
 
+@pytest.mark.parametrize("flow_network", [{"kind": "dis"}, {"kind": "flownet", "width": 0.125}])
+@pytest.mark.parametrize("chained", [None, False, True])
+def test_a_card_says_whether_flow_is_chained(tmp_path: Path, flow_network: dict[str, object], chained: bool | None) -> None:
+    said = {} if chained is None else {"chained": chained}
+    card = tiny_card(architecture={**tiny_card().architecture, "flow_network": {**flow_network, **said}})
+    save_bundle(tmp_path / "b", card, build_model(card))
+    loaded_card, model = load_bundle(str(tmp_path / "b"))
+    assert model.chains_flow is (chained is True)
+    assert with_refine_network(model, loaded_card, {"kind": "light", "width": 8})[1].chains_flow is model.chains_flow
+    assert with_flow_network(model, loaded_card, "dis").chains_flow is model.chains_flow
+    assert not with_flow_network(model, loaded_card, "still").chains_flow
+
+
+def test_a_flow_network_is_chained_or_not(tiny_bundle: Path, tmp_path: Path) -> None:
+    architecture = yaml.safe_load((tiny_bundle / "model.yaml").read_text())["architecture"]
+    architecture["flow_network"]["chained"] = "sometimes"
+    with pytest.raises(BundleError, match=r"flow_network's chained should be true or false, got 'sometimes'"):
+        read_card(edited(tiny_bundle, tmp_path, architecture=architecture))
+
+
 def test_a_users_own_network_joins_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint, EntryPoints
 

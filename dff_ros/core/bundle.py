@@ -50,7 +50,8 @@ class Card:
     description: str
     architecture: Mapping[str, Any]
     """``feature_network`` and ``flow_network``, each with its ``kind`` and arguments; optionally ``refine_network``, likewise, and
-    ``segmentation`` and ``detection``."""
+    ``segmentation`` and ``detection``. ``chained: true`` beside the flow network's kind: it is asked from frame to frame, see
+    :class:`dff_ros.core.model.DeepFeatureFlow`."""
     licence: str
     segmentation_classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -114,6 +115,8 @@ def _check(card: Card) -> None:
     for part in ("feature_network", "flow_network", *({"refine_network"} & card.architecture.keys())):
         if not isinstance(card.architecture.get(part), Mapping) or "kind" not in card.architecture[part]:
             raise ValueError(f"architecture should name a {part} with its kind")
+    if not isinstance(card.architecture["flow_network"].get("chained", False), bool):
+        raise ValueError(f"flow_network's chained should be true or false, got {card.architecture['flow_network']['chained']!r}")
     for task, classes in (("segmentation", card.segmentation_classes), ("detection", card.detection_classes)):
         if (task in card.architecture) != bool(classes):
             raise ValueError(f"{task} should stand in the architecture and have classes, or neither")
@@ -150,8 +153,11 @@ def _feature_network(kind: str) -> Callable[..., nn.Module]:
 
 
 def build_flow_network(architecture: Mapping[str, Any], *, channels: int, stride: int) -> nn.Module:
-    """A flow network for features of ``channels`` and ``stride``; raises ValueError naming the kinds."""
-    arguments = dict(architecture)
+    """A flow network for features of ``channels`` and ``stride``; raises ValueError naming the kinds.
+
+    Whether it is to be ``chained`` changes nothing in it.
+    """
+    arguments = {name: value for name, value in architecture.items() if name != "chained"}
     kind = arguments.pop("kind")
     if kind == "dis":
         return DISFlow(stride=stride, **arguments)
@@ -178,6 +184,7 @@ def build_model(card: Card) -> DeepFeatureFlow:
     feature_network: Any = _feature_network(arguments.pop("kind"))(**arguments)
     channels, stride = feature_network.channels, feature_network.stride
     flow_network = build_flow_network(card.architecture["flow_network"], channels=channels, stride=stride)
+    chains_flow = card.architecture["flow_network"].get("chained", False)
     refine_network = None
     if "refine_network" in card.architecture:
         refine_network = build_refine_network(card.architecture["refine_network"], channels=channels, stride=stride)
@@ -186,7 +193,7 @@ def build_model(card: Card) -> DeepFeatureFlow:
         heads.append(SegmentationHead(channels, classes=len(card.segmentation_classes), **(card.architecture["segmentation"] or {})))
     if "detection" in card.architecture:
         heads.append(RFCNHead(channels, classes=len(card.detection_classes), stride=stride, **card.architecture["detection"]))
-    return DeepFeatureFlow(feature_network, flow_network, heads=heads, refine_network=refine_network)
+    return DeepFeatureFlow(feature_network, flow_network, heads=heads, refine_network=refine_network, chains_flow=chains_flow)
 
 
 def load_bundle(name_or_path: str) -> tuple[Card, DeepFeatureFlow]:
@@ -222,7 +229,10 @@ def try_out(model: DeepFeatureFlow) -> None:
 
 
 def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeatureFlow:
-    """The same model with another flow network; raises BundleError where that one would need weights the bundle lacks."""
+    """The same model with another flow network; raises BundleError where that one would need weights the bundle lacks.
+
+    A search takes over the bundle's choice to chain from frame to frame; where nothing is measured there is nothing to chain.
+    """
     if kind == card.architecture["flow_network"]["kind"]:
         return model
     try:
@@ -231,7 +241,13 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
         raise BundleError(str(error)) from error
     if any(True for _ in flow_network.parameters()):
         raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis and still need none")
-    return DeepFeatureFlow(model.feature_network, flow_network, heads=model.heads.values(), refine_network=model.refine_network)
+    return DeepFeatureFlow(
+        model.feature_network,
+        flow_network,
+        heads=model.heads.values(),
+        refine_network=model.refine_network,
+        chains_flow=model.chains_flow and kind == "dis",
+    )
 
 
 def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mapping[str, Any]) -> tuple[Card, DeepFeatureFlow]:
@@ -241,7 +257,13 @@ def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mappin
     """
     refine_network = build_refine_network(architecture, channels=model.channels, stride=model.stride)
     card = replace(card, architecture={**card.architecture, "refine_network": architecture})
-    return card, DeepFeatureFlow(model.feature_network, model.flow_network, heads=model.heads.values(), refine_network=refine_network)
+    return card, DeepFeatureFlow(
+        model.feature_network,
+        model.flow_network,
+        heads=model.heads.values(),
+        refine_network=refine_network,
+        chains_flow=model.chains_flow,
+    )
 
 
 def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:

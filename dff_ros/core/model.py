@@ -30,6 +30,9 @@ class DeepFeatureFlow(nn.Module):
     ``feature_network`` maps an image to the feature, ``flow_network`` two prepared images to flow and scale,
     ``refine_network`` (None for the paper's method as it is) corrects the propagated feature, and each head reads the feature,
     whether computed or propagated.
+
+    ``chains_flow`` says how the way back to a key frame is measured: False, from the current frame at once, as in the paper; True,
+    from each frame to the one before it, put together by :func:`dff_ros.core.propagate.chain`. The networks are the same either way.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class DeepFeatureFlow(nn.Module):
         *,
         heads: Iterable[nn.Module],
         refine_network: nn.Module | None = None,
+        chains_flow: bool = False,
     ) -> None:
         super().__init__()
         self.feature_network: Any = feature_network
         self.flow_network: Any = flow_network
         self.refine_network: Any = refine_network
+        self.chains_flow = chains_flow
         self.heads = nn.ModuleDict({_task_of(head).value: head for head in heads})
 
     @property
