@@ -64,7 +64,7 @@ def _fit(
     model: DeepFeatureFlow,
     images: Iterable[Tensor],
 ) -> None:
-    """Have ``look`` tell what ``trunk`` sees in the words of ``wanted``'s feature, and the segmentation head what it would say of it there."""
+    """Have ``look`` tell what ``trunk`` sees in the words of ``wanted``'s feature, and the segmentation head what it would say of it."""
     weight, bias = _regression(look, trunk, wanted, images)
     if Task.SEGMENTATION in model.tasks:
         weight, bias = _with_scores_kept(model.head(Task.SEGMENTATION), look, weight, bias)
