@@ -20,7 +20,7 @@ def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
 
 
 def freeze_but(model: nn.Module, parts: Sequence[str]) -> None:
-    """Let the weights of ``parts`` alone learn: ``feature_network``, ``feature_network.fuse``, ...; no part: all of them."""
+    """Let the weights of ``parts`` alone learn: ``feature_network``, ``feature_network.looks``, ...; no part: all of them."""
     for name, weight in model.named_parameters():
         weight.requires_grad_(trains(parts, name))
         weight.grad = None  # what an earlier stage left would still count in the norm that gradients are clipped by

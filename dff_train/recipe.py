@@ -30,7 +30,7 @@ class Stage:
     """False: every sample is a still (per-frame training). True: the feature of a key frame is propagated to the labelled frame
     (end-to-end training, DFF sec. 3.4), with the feature network's batch norm frozen."""
     trains: tuple[str, ...] = ()
-    """Parts that learn, by the names of modules: ``feature_network``, ``feature_network.fuse``, ``flow_network``, ``refine_network``,
+    """Parts that learn, by the names of modules: ``feature_network``, ``feature_network.looks``, ``flow_network``, ``refine_network``,
     ``heads``, ...; the rest stays bit by bit as it is. Empty: all of them."""
     offsets: tuple[int, ...] = ()
     """Pairs are from the first to the second of these frames apart; empty: 0 to the recipe's ``max_offset``. Where the per-frame

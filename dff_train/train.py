@@ -237,7 +237,7 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
 
 def fit_new_fusion(training: Training, data: Path, fresh: Sequence[str]) -> None:
     """Start what fuses looks whose networks came from a bundle, on stills of the sources, where it is among the ``fresh`` weights."""
-    fits = {"feature_network.fuse.": fit_fusion, "refine_network.spread.": fit_look}
+    fits = {"feature_network.looks.": fit_fusion, "refine_network.spread.": fit_look}
     wanted = [fit for prefix, fit in fits.items() if any(name.startswith(prefix) for name in fresh)]
     if not wanted:
         return

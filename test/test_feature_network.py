@@ -88,8 +88,14 @@ def test_an_untrained_pyramid_is_the_mean_of_two_looks_and_learns_from_both() ->
     assert (network.stride, network.channels) == (8, 16)
 
 
-def test_the_pyramid_costs_five_times_its_trunk() -> None:
+def test_the_pyramid_costs_the_sum_of_its_looks() -> None:
     with torch.device("meta"):
         image = torch.empty(1, 3, 360, 480)
-        ratio = gmac(PyramidFeatureNetwork(), image) / gmac(CompactFeatureNetwork(), image)
-    assert 5.0 < ratio < 5.4
+        trunk = gmac(CompactFeatureNetwork(), image)
+        assert 5.0 < gmac(PyramidFeatureNetwork(), image) / trunk < 5.5
+        assert 6.6 < gmac(PyramidFeatureNetwork(scales=("2/3", "3/2", 2)), image) / trunk < 7.4
+
+
+def test_a_pyramid_without_a_look_is_refused() -> None:
+    with pytest.raises(ValueError, match="scales should name at least one size"):
+        PyramidFeatureNetwork(scales=())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,9 @@ from dff_train.train import Training, fit_new_fusion
 TINY_TRUNK = {"width": 8, "blocks": (1, 1, 2), "dilations": (1, 2)}
 
 
-def pyramid(subcells: int) -> DeepFeatureFlow:
+def pyramid(subcells: int, scales: Sequence[float | str] = (1, 2)) -> DeepFeatureFlow:
     card = tiny_card()
-    network = {**card.architecture["feature_network"], "kind": "pyramid"}
+    network = {**card.architecture["feature_network"], "kind": "pyramid", "scales": scales}
     architecture = {**card.architecture, "feature_network": network, "segmentation": {"subcells": subcells}}
     model = build_model(replace(card, architecture=architecture)).eval()
     torch.nn.init.normal_(model.head(Task.SEGMENTATION).score.weight)
@@ -35,19 +37,25 @@ def pyramid(subcells: int) -> DeepFeatureFlow:
 
 
 @pytest.mark.parametrize("subcells", [1, 2])
-def test_scores_become_the_mean_of_both_looks(subcells: int) -> None:
+@pytest.mark.parametrize("scales", [(1, 2), ("1/2", 1), ("2/3", "3/2", 2)])
+def test_scores_become_the_mean_of_all_looks(subcells: int, scales: tuple[float | str, ...]) -> None:
     torch.manual_seed(0)
-    model = pyramid(subcells)
+    model = pyramid(subcells, scales)
     head, trunk = model.head(Task.SEGMENTATION), model.feature_network.trunk
     # Where the head reads more than the feature has, no feature can give it all of the mean.
     head.score.weight.data = head.score.weight.data[: model.channels // 2]
     head.score.bias.data = head.score.bias.data[: model.channels // 2]
-    fit_fusion(model, [torch.rand(2, 3, 64, 96) for _ in range(2)])
-    image = torch.rand(1, 3, 64, 96)
+    fit_fusion(model, [torch.rand(2, 3, 96, 144) for _ in range(2)])
+    image = torch.rand(1, 3, 96, 144)
+    in_place = []
     with torch.no_grad():
-        fine = head(trunk(F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)))
-        expected = (head(trunk(image)) + F.avg_pool2d(fine, 2)) / 2
-        torch.testing.assert_close(head(model.feature_network(image)), expected, atol=1e-3, rtol=1e-3)
+        for scale in map(Fraction, scales):
+            size = (int(96 * scale), int(144 * scale))
+            scores = head(trunk(F.interpolate(image, size=size, mode="bilinear", align_corners=False)))
+            finer = scores.repeat_interleave(scale.denominator, 2).repeat_interleave(scale.denominator, 3)
+            in_place.append(F.avg_pool2d(finer, scale.numerator))
+        expected = sum(in_place) / len(scales)
+        torch.testing.assert_close(head(model.feature_network(image)), expected, atol=2e-3, rtol=2e-3)
 
 
 def test_the_finer_look_speaks_the_trunks_language() -> None:
@@ -81,7 +89,7 @@ def test_a_run_that_starts_from_a_trunk_fits_its_fusion(tmp_path: Path, capsys: 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run = ["--recipe", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run")]
     assert main(["run", *run, "--data", str(tmp_path / "data"), "--workers", "0"]) == 0
-    assert "2 tensors are new: feature_network.fuse.fine.weight" in capsys.readouterr().out
+    assert "4 tensors are new: feature_network.looks.0.conv.weight" in capsys.readouterr().out
     assert main(["export", *run, "--to", str(tmp_path / "bundle")]) == 0
     fused = load_bundle(str(tmp_path / "bundle"))[1].feature_network
     image = torch.rand(1, 3, 64, 96)
@@ -95,18 +103,20 @@ def test_a_teacher_that_a_stage_takes_of_its_own_model_has_the_fitted_fusion_too
     save_bundle(tmp_path / "trunk", tiny_card(), build_model(tiny_card()))
     network = {**tiny_card().architecture["feature_network"], "kind": "pyramid"}
     card = tiny_card(architecture={**tiny_card().architecture, "feature_network": network})
-    stage = Stage("joint", 1, batch=2, pairs=True, trains=("feature_network.fuse",), loss_weights={"feature": 1.0})
+    stage = Stage("joint", 1, batch=2, pairs=True, trains=("feature_network.looks",), loss_weights={"feature": 1.0})
     training = Training(Recipe(card, {"camvid": 1.0}, (stage,), crop=(64, 96)), tmp_path / "run", torch.device("cpu"))
     training.start_from(str(tmp_path / "trunk"))
-    fit_new_fusion(training, tmp_path / "data", ["feature_network.fuse.fine.weight"])
+    fit_new_fusion(training, tmp_path / "data", ["feature_network.looks.1.conv.weight"])
     assert training.teacher is not None
     for network in (training.teacher.feature_network, training.averaged.feature_network):
-        assert torch.equal(network.fuse.fine.weight, training.model.feature_network.fuse.fine.weight)
+        assert torch.equal(network.looks[1].conv.weight, training.model.feature_network.looks[1].conv.weight)
 
 
-def test_the_small_look_speaks_the_features_language() -> None:
+@pytest.mark.parametrize("scale", [0.5, "2/3"])
+def test_the_small_look_speaks_the_features_language(scale: float | str) -> None:
     torch.manual_seed(0)
-    card, model = with_refine_network(build_model(tiny_card()).eval(), tiny_card(), {"kind": "look", "fusion_width": 8, **TINY_TRUNK})
+    branch = {"kind": "look", "scale": scale, "fusion_width": 8, **TINY_TRUNK}
+    card, model = with_refine_network(build_model(tiny_card()).eval(), tiny_card(), branch)
     assert card.architecture["refine_network"]["kind"] == "look"
     branch = model.refine_network
     branch.trunk.load_state_dict(model.feature_network.state_dict())
@@ -123,9 +133,10 @@ def test_the_small_look_speaks_the_features_language() -> None:
 
 def test_a_look_is_fitted_to_crops_of_an_odd_number_of_cells() -> None:
     _, model = with_refine_network(build_model(tiny_card()).eval(), tiny_card(), {"kind": "look", "fusion_width": 8, **TINY_TRUNK})
-    start = model.refine_network.spread.weight.clone()
+    weight = model.refine_network.spread.conv.weight
+    start = weight.clone()
     fit_look(model, [torch.rand(1, 3, 72, 88)])
-    assert bool(torch.isfinite(model.refine_network.spread.weight).all()) and not torch.equal(model.refine_network.spread.weight, start)
+    assert bool(torch.isfinite(weight).all()) and not torch.equal(weight, start)
     with pytest.raises(ValueError, match="expected images to fit a fusion to, got none"):
         fit_look(model, [])
 

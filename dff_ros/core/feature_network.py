@@ -7,12 +7,14 @@ preprocessing and weights cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dff_ros.core.look import Look
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -192,42 +194,27 @@ class CompactFeatureNetwork(nn.Module):
         return F.relu(self.reduce(F.relu(feature + scene)))
 
 
-class ScaleFusion(nn.Module):
-    """The mean of a feature and of what the finer feature says in its place; starts with the finer one's mean over each cell.
-
-    A mean, because two looks err differently: a fusion learned freely on the same few stills trusts them as they never err there
-    (measured: mIoU .65 on new frames, the mean .67).
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(channels, channels, 2, stride=2)
-        with torch.no_grad():
-            self.fine.weight.copy_(torch.eye(channels).view(channels, channels, 1, 1).expand(-1, -1, 2, 2) / 4.0)
-            nn.init.zeros_(self.fine.bias)  # type: ignore[arg-type]
-
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """(N, C, H, W) and (N, C, 2 H, 2 W) -> (N, C, H, W)."""
-        return (coarse + self.fine(fine)) / 2.0  # type: ignore[no-any-return]
-
-
 class PyramidFeatureNetwork(nn.Module):
-    """The compact network, its ``trunk``, on the frame as it is and on the frame enlarged twice, fused.
+    """The compact network, its ``trunk``, looks at the frame in several sizes; the feature is the mean of what it sees.
 
-    A heavy network for little data: five times the trunk's work without a further layer to overfit with. The first look has
-    the context, the second the thin and the small: it sees the frame at an effective stride of 4. All options are the trunk's.
+    A heavy network for little data: many times the trunk's work without a further layer to overfit with. The mean, because looks err
+    differently: a fusion learned freely on the same few stills trusts them as they never err there (measured with scales 1 and 2: mIoU .65
+    on new frames, the mean .67). ``scales`` are numbers or fractions such as "2/3"; all other options are the trunk's.
     """
 
-    def __init__(self, **trunk: Any) -> None:
+    looks: Iterable[Look]
+
+    def __init__(self, *, scales: Sequence[float | str] = (1, 2), **trunk: Any) -> None:
         super().__init__()
+        if not scales:
+            raise ValueError("scales should name at least one size to look at the frame in, got none")
         self.trunk = CompactFeatureNetwork(**trunk)
         self.channels, self.stride = self.trunk.channels, self.trunk.stride
-        self.fuse = ScaleFusion(self.channels)
-
-    def looks(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) in 0..1 -> the trunk's features of both looks, (N, C, h, w) and (N, C, 2 h, 2 w)."""
-        enlarged = F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.trunk(image), self.trunk(enlarged)
+        self.looks = nn.ModuleList(  # type: ignore[assignment]
+            Look(self.channels, stride=self.stride, scale=scale) for scale in scales
+        )
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.fuse(*self.looks(image))  # type: ignore[no-any-return]
+        size = (image.shape[2] // self.stride, image.shape[3] // self.stride)
+        told = [look(self.trunk(look.resized(image)), size) for look in self.looks]
+        return torch.stack(told).sum(dim=0) / len(told)

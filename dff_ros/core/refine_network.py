@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dff_ros.core.feature_network import BasicBlock, CompactFeatureNetwork, conv_norm
+from dff_ros.core.look import Look
 from dff_ros.core.propagate import FlowFields, warp
 
 GATE_START = -2.0
@@ -169,23 +169,23 @@ class LightRefineNetwork(_Branch):
 
 
 class LookRefineNetwork(_Branch):
-    """A third look: a compact network on the current frame at half size, blended with the propagated feature cell by cell.
+    """One more look: a compact network on the current frame made small, blended with the propagated feature cell by cell.
 
     Each half of the answer errs elsewhere: the propagated feature where the warp went wrong, the small look in the thin and the far.
-    A gate for each channel and cell says how much of the look is taken: feature + gate * (look - feature). ``fusion_width`` is the
-    channels of what computes it; all else are options of the trunk, a :class:`CompactFeatureNetwork`, which starts from the weights of
-    a bundle of the same (see :func:`dff_train.fusion.fit_look`).
+    A gate for each channel and cell says how much of the look is taken: feature + gate * (look - feature). ``scale`` is the size of the
+    look ("2/3": two thirds of the frame's width and height), ``fusion_width`` the channels of what computes the gate; all else are options
+    of the trunk, a :class:`CompactFeatureNetwork`, which starts from the weights of a bundle of the same (see
+    :func:`dff_train.fusion.fit_look`).
     """
 
-    def __init__(self, channels: int, *, stride: int = 8, fusion_width: int = 64, **trunk: Any) -> None:
+    def __init__(self, channels: int, *, stride: int = 8, scale: float | str = 0.5, fusion_width: int = 64, **trunk: Any) -> None:
         super().__init__()
         self.channels = channels
         self.stride = stride
         self.trunk = CompactFeatureNetwork(channels=channels, **trunk)
         if self.trunk.stride != stride:
             raise ValueError(f"stride should be {self.trunk.stride}, the trunk's, got {stride}")
-        # Each cell of the look covers 2 x 2 of the feature's.
-        self.spread = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.spread = Look(channels, stride=stride, scale=scale)
         self.fusion = nn.Sequential(conv_norm(2 * channels + SIGNALS, fusion_width, 1), nn.ReLU(), BasicBlock(fusion_width, fusion_width))
         self.gate = nn.Conv2d(fusion_width, channels, 1)
         nn.init.zeros_(self.gate.weight)
@@ -193,14 +193,8 @@ class LookRefineNetwork(_Branch):
 
     def look(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in 0..1 -> the small look's feature, at the feature's size (N, C, h, w)."""
-        height, width = image.shape[2] // self.stride, image.shape[3] // self.stride
-        return self.spread(self.small_look(image))[:, :, :height, :width]  # type: ignore[no-any-return]
-
-    def small_look(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in 0..1 -> the trunk's feature at half size, (N, C, h / 2, w / 2) rounded up."""
-        small = F.avg_pool2d(image, 2)
-        below, right = -small.shape[2] % self.stride, -small.shape[3] % self.stride
-        return self.trunk(F.pad(small, (0, right, 0, below), mode="replicate"))  # type: ignore[no-any-return]
+        size = (image.shape[2] // self.stride, image.shape[3] // self.stride)
+        return self.spread(self.trunk(self.spread.resized(image)), size)  # type: ignore[no-any-return]
 
     def _change(self, feature: Tensor, seen: Tensor, fused: Tensor) -> Tensor:
         return seen - feature
