@@ -124,11 +124,13 @@ def test_a_model_says_whether_its_branch_runs(refined_bundle: Path, refined: Loa
 def test_evaluations_that_choose_their_keys_pass_the_branch_too(refined: LoadedModel) -> None:
     video = stream(refined)
     stepped = play(video, 4)
-    key = video.make_key(frame(0), 1000 * MS)
-    for age in (0, 3):
-        chosen = video.propagate_from(key, frame(3 * age), (1000 + age * 66) * MS, age=age)
+    track, own = video.start_track(frame(0), 1000 * MS)
+    np.testing.assert_array_equal(labels([own]), labels([stepped[0]]))
+    assert own.refine_ms == 0
+    for age in (1, 2, 3):
+        chosen = video.follow(track, frame(3 * age), (1000 + age * 66) * MS)
         np.testing.assert_array_equal(labels([chosen]), labels([stepped[age]]))
-        assert (chosen.refine_ms > 0) == (age > 0)
+        assert chosen.refine_ms > 0
 
 
 @pytest.mark.parametrize("size", [(90, 200), (33, 47), (5, 5)])

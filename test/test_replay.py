@@ -62,7 +62,7 @@ def fitted_bundle(tiny_bundle: Path, scene: Path, tmp_path_factory: pytest.TempP
     for index in range(1, FRAMES):
         frame = cv2.imread(str(scene / "frames" / f"in{index + 10:04d}.png"))[..., ::-1]
         labels = cv2.imread(str(scene / "labels" / f"in{index + 10:04d}.png"), cv2.IMREAD_UNCHANGED)
-        feature = stream.make_key(frame, 0).feature[0].double()
+        feature = stream.start_track(frame, 0)[0].key.feature[0].double()
         cells = cv2.resize(labels, feature.shape[:0:-1], interpolation=cv2.INTER_NEAREST)
         rows.append(feature.flatten(1).T)
         targets.append(torch.from_numpy(cells).flatten())
@@ -401,7 +401,7 @@ def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, ca
         (["--boxes", "{scene}/boxes.csv:horse"], "the model's detection classes are person, car, bicyclist"),
         (["--boxes", "{scene}/boxes.csv"], "should be PATH:CLASS"),
         (["--range", "5:2"], "should be A:B with 0 <= A <= B, got '5:2'"),
-        (["--without", "wheels"], "parts are flow, propagation, refine, scale, got 'wheels'"),
+        (["--without", "wheels"], "parts are chain, flow, propagation, refine, scale, got 'wheels'"),
         (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),
         (["--topic", "/camera"], "--topic belongs to --bag"),
         (["--seed", "1"], "--seed belongs to --drive"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dff_ros.core.propagate import warp
+from dff_ros.core.bundle import load_bundle, save_bundle
+from dff_ros.core.propagate import chain, warp
 from dff_ros.core.results import Task
 from dff_ros.engine.cost import Cost, measure_cost
 from dff_ros.engine.loading import LoadedModel, choose_precision, load_model
@@ -181,18 +183,48 @@ def test_two_videos_share_weights_and_nothing_else(model: LoadedModel) -> None:
         np.testing.assert_array_equal(interleaved.label_map.labels, expected[i].label_map.labels)
 
 
-def test_evaluations_may_choose_their_own_keys(model: LoadedModel) -> None:
+@pytest.mark.parametrize("chained", [False, True])
+def test_evaluations_may_choose_their_own_keys(model: LoadedModel, chained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.networks, "chains_flow", chained)
     video = stream(model)
     stepped = play(video, 4)
-    key = video.make_key(frame(0), 1000 * MS)
-    chosen = video.propagate_from(key, frame(3), (1000 + 3 * 66) * MS, age=3)
-    assert chosen.key_age_frames == 3 and chosen.key_age_ms == stepped[3].key_age_ms
-    assert chosen.label_map is not None and stepped[3].label_map is not None
-    np.testing.assert_array_equal(chosen.label_map.labels, stepped[3].label_map.labels)
-    own = video.propagate_from(key, frame(0), 1000 * MS, age=0)
+    track, own = video.start_track(frame(0), 1000 * MS)
     assert own.is_key and own.label_map is not None and stepped[0].label_map is not None
     np.testing.assert_array_equal(own.label_map.labels, stepped[0].label_map.labels)
+    for age in (1, 2, 3):
+        chosen = video.follow(track, frame(age), (1000 + age * 66) * MS)
+        assert chosen.key_age_frames == age == track.age and chosen.key_age_ms == stepped[age].key_age_ms
+        assert chosen.label_map is not None and stepped[age].label_map is not None
+        np.testing.assert_array_equal(chosen.label_map.labels, stepped[age].label_map.labels)
     assert video.step(frame(4), 1264 * MS).key_age_frames == 4  # state was left alone
+
+
+@pytest.mark.parametrize("schedule", ["fixed:5", "adaptive"])
+def test_a_model_that_chains_measures_flow_from_frame_to_frame(model: LoadedModel, monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
+    monkeypatch.setattr(model.networks, "chains_flow", True)
+    flow_network = model.networks.flow_network
+    asked: list[tuple[bytes, bytes]] = []
+    original = flow_network.forward
+    monkeypatch.setattr(
+        flow_network, "forward", lambda now, then: asked.append((now.numpy().tobytes(), then.numpy().tobytes())) or original(now, then)
+    )
+    results = play(stream(model, schedule=schedule), 4)
+    assert [result.key_age_frames for result in results] == [0, 1, 2, 3]
+    images = [stream(model).start_track(frame(index), 0)[0].key.prepared.flow for index in range(4)]
+    names = [image.numpy().tobytes() for image in images]
+    assert asked == list(zip(names[1:], names, strict=False))
+    steps = [original(*pair) for pair in zip(images[1:], images, strict=False)]
+    back = chain(steps[2], chain(steps[1], steps[0])).flow
+    geometry = stream(model).start_track(frame(0), 0)[0].key.geometry
+    assert results[3].motion_px == pytest.approx(float(back.norm(dim=1).mean()) * model.networks.stride / geometry.scale_x)
+
+
+def test_chaining_can_be_left_out(tiny_bundle: Path, tmp_path: Path) -> None:
+    card, networks = load_bundle(str(tiny_bundle))
+    chained = {**card.architecture, "flow_network": {"kind": "dis", "chained": True}}
+    save_bundle(tmp_path / "chained", replace(card, architecture=chained), networks)
+    settings = EngineSettings(model=str(tmp_path / "chained"), device="cpu")
+    assert load_model(settings).networks.chains_flow and not load_model(settings, without={"chain"}).networks.chains_flow
 
 
 def test_half_precision_agrees_with_float32(tiny_bundle: Path, model: LoadedModel) -> None:
@@ -226,7 +258,7 @@ def test_a_missing_gpu_is_said(tiny_bundle: Path) -> None:
 def test_parts_to_leave_out_are_known_parts(tiny_bundle: Path) -> None:
     settings = EngineSettings(model=str(tiny_bundle))
     assert load_model(settings, without=frozenset({"refine", "scale"})).without == {"refine", "scale"}
-    with pytest.raises(ValueError, match="parts to leave out are flow, refine, scale, got wheels"):
+    with pytest.raises(ValueError, match="parts to leave out are chain, flow, refine, scale, got wheels"):
         load_model(settings, without=frozenset({"wheels"}))
 
 

@@ -14,8 +14,11 @@ from dff_ros.core.propagate import FlowFields
 from dff_ros.core.refine_network import RefineInput
 from dff_ros.engine.settings import EngineSettings
 
-OPTIONAL_PARTS = frozenset({"flow", "refine", "scale"})
-"""Parts that a run may leave out, to measure what they bring; a bundle need not have them. Without flow the key feature is copied."""
+OPTIONAL_PARTS = frozenset({"chain", "flow", "refine", "scale"})
+"""Parts that a run may leave out, to measure what they bring; a bundle need not have them.
+
+Without flow the key feature is copied; without chain flow is measured from each frame to its key frame at once, as in the paper.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def load_model(settings: EngineSettings, *, without: Set[str] = frozenset()) -> 
         networks = with_flow_network(networks, card, flow)
     if "refine" in without:
         networks.refine_network = None
+    if "chain" in without:
+        networks.chains_flow = False
     device, notes = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     if settings.threads:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dff_ros.core.bundle import Card
-from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields, propagate
-from dff_ros.core.refine_network import RefineInput
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
 from dff_ros.engine.schedule import FramePair, parse_schedule
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.track import KeyFrame, PreparedFrame, Track
 
 
 @dataclass(frozen=True)
@@ -58,36 +56,6 @@ class FrameResult:
         return "key" if self.is_key else "propagated"
 
 
-class PreparedFrame:
-    """What the flow network and the branch read of one image, each computed when first asked for: per-frame never asks."""
-
-    def __init__(self, networks: DeepFeatureFlow, image: Tensor) -> None:
-        self._networks = networks
-        self._image = image
-
-    @cached_property
-    def flow(self) -> Tensor:
-        """For the flow network."""
-        prepared: Tensor = self._networks.flow_network.prepare(self._image)
-        return prepared
-
-    @cached_property
-    def refine(self) -> RefineInput:
-        """For the branch on the current frame, which the bundle must have."""
-        prepared: RefineInput = self._networks.refine_network.prepare(self._image)
-        return prepared
-
-
-@dataclass(frozen=True)
-class KeyFrame:
-    """What is kept of a key frame: its feature and what the other networks read of its image."""
-
-    feature: Tensor
-    prepared: PreparedFrame
-    geometry: ImageGeometry
-    stamp: int
-
-
 @dataclass
 class StepTimes:
     """Milliseconds spent in each part of one step."""
@@ -116,8 +84,7 @@ class FeatureFlowStream:
         self._model = model
         self._settings = settings
         self._schedule = parse_schedule(settings.schedule, settings)
-        self._key: KeyFrame | None = None
-        self._age = 0
+        self._track: Track | None = None
         self._last_stamp = 0
         self._reset_reason = "first frame"
 
@@ -140,7 +107,7 @@ class FeatureFlowStream:
 
     def reset(self, reason: str = "reset") -> None:
         """Forget the key frame: the next frame is one, for ``reason``."""
-        self._key = None
+        self._track = None
         self._last_stamp = 0
         self._reset_reason = reason
         self._schedule.reset()
@@ -157,47 +124,48 @@ class FeatureFlowStream:
         self._drop_unfitting_key(frame, stamp)
         image, geometry = self._preprocess(frame)
         prepared = PreparedFrame(self._model.networks, image)
-        pair = self._pair(prepared, stamp, times)
+        track = self._track
+        pair = None if track is None else self._pair(track, prepared, stamp, times)
         reason = self._key_reason(pair)
-        if reason or self._key is None or pair is None:
+        if reason or track is None or pair is None:
             key = KeyFrame(self._extract(image, times), prepared, geometry, stamp)
             result = self._answer(key.feature, key, pair, age=0, stamp=stamp, reason=reason, tasks=tasks, times=times)
-            self._key, self._age = key, 0
+            self._track = Track(self._model, key)
         else:
-            feature = self._propagate(self._key, prepared, pair, times)
-            self._age = pair.age
-            result = self._answer(feature, self._key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
+            feature = self._propagate(track.key, prepared, pair, times)
+            result = self._answer(feature, track.key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
+            track.advance(prepared, pair.fields)
         self._last_stamp = stamp
         return result
 
     @torch.inference_mode()
-    def make_key(self, frame: NDArray[np.uint8], stamp: int) -> KeyFrame:
-        """The key frame of ``frame``, for evaluations that choose their own keys; the stream's state is left alone."""
+    def start_track(self, frame: NDArray[np.uint8], stamp: int) -> tuple[Track, FrameResult]:
+        """A track from ``frame`` on and the answer of its own feature, for evaluations that choose their keys; the stream keeps its own."""
         check_frame(frame)
         times = StepTimes()
         image, geometry = self._preprocess(frame)
-        return KeyFrame(self._extract(image, times), PreparedFrame(self._model.networks, image), geometry, stamp)
+        key = KeyFrame(self._extract(image, times), PreparedFrame(self._model.networks, image), geometry, stamp)
+        result = self._answer(key.feature, key, None, age=0, stamp=stamp, reason="chosen", tasks=ALL_TASKS, times=times)
+        return Track(self._model, key), result
 
     @torch.inference_mode()
-    def propagate_from(
-        self, key: KeyFrame, frame: NDArray[np.uint8], stamp: int, *, age: int, tasks: frozenset[Task] = ALL_TASKS
-    ) -> FrameResult:
-        """The result for ``frame`` from a given key frame; age 0 answers from the key's own feature. State is left alone."""
+    def follow(self, track: Track, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
+        """The answer for the next frame of a track of :meth:`start_track`, which goes on to it. It has to be told of every frame."""
         check_frame(frame)
         times = StepTimes()
-        if age == 0:
-            return self._answer(key.feature, key, None, age=0, stamp=stamp, reason="chosen", tasks=tasks, times=times)
         image, _ = self._preprocess(frame)
         prepared = PreparedFrame(self._model.networks, image)
-        pair = self._pair_with(key, prepared, age, stamp, times)
-        feature = self._propagate(key, prepared, pair, times)
-        return self._answer(feature, key, pair, age=age, stamp=stamp, reason="", tasks=tasks, times=times)
+        pair = self._pair(track, prepared, stamp, times)
+        feature = self._propagate(track.key, prepared, pair, times)
+        result = self._answer(feature, track.key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
+        track.advance(prepared, pair.fields)
+        return result
 
     def _drop_unfitting_key(self, frame: NDArray[np.uint8], stamp: int) -> None:
         """Hard triggers: a new size or a jump in time makes the key frame useless."""
-        if self._key is None:
+        if self._track is None:
             return
-        geometry = self._key.geometry
+        geometry = self._track.key.geometry
         if frame.shape[:2] != (geometry.source_height, geometry.source_width):
             self.reset("size changed")
         elif stamp and self._last_stamp and stamp < self._last_stamp:
@@ -214,18 +182,15 @@ class FeatureFlowStream:
         with times.measure("feature", self._model.device):
             return self._model.extract(image)
 
-    def _pair(self, prepared: PreparedFrame, stamp: int, times: StepTimes) -> FramePair | None:
-        return None if self._key is None else self._pair_with(self._key, prepared, self._age + 1, stamp, times)
-
-    def _pair_with(self, key: KeyFrame, prepared: PreparedFrame, age: int, stamp: int, times: StepTimes) -> FramePair:
-        geometry, stride = key.geometry, self._model.networks.stride
+    def _pair(self, track: Track, prepared: PreparedFrame, stamp: int, times: StepTimes) -> FramePair:
+        key, stride = track.key, self._model.networks.stride
 
         def compute_fields() -> FlowFields:
             with times.measure("flow", self._model.device):
-                return self._model.flow(prepared.flow, key.prepared.flow)
+                return track.fields_of(prepared)
 
         age_ns = stamp - key.stamp if stamp and key.stamp else None
-        return FramePair(age=age, age_ns=age_ns, pixels_per_cell=stride / geometry.scale_x, compute_fields=compute_fields)
+        return FramePair(age=track.age + 1, age_ns=age_ns, pixels_per_cell=stride / key.geometry.scale_x, compute_fields=compute_fields)
 
     def _key_reason(self, pair: FramePair | None) -> str:
         if pair is None:

@@ -76,7 +76,10 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE]")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     group.add_argument("--params", type=Path, metavar="FILE.yaml", help=params)
-    without = "parts to leave out: refine, scale, flow (the key's feature is copied), propagation (the key's answer is copied)"
+    without = (
+        "parts to leave out: refine, scale, chain (flow to the key at once), flow (the key's feature is copied), "
+        "propagation (the key's answer is copied)"
+    )
     group.add_argument("--without", type=parts, default=frozenset(), metavar="PART,PART", help=without)
     group.add_argument("--flow", metavar="NAME", help="flow network in place of the bundle's, for example dis")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from dff_ros.core.results import Task
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.stream import FeatureFlowStream, FrameResult, KeyFrame
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.engine.track import Track
 from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
 from dff_ros.evaluation.metrics import Agreement, DetectionScore, SegmentationScore
 from dff_ros.evaluation.truth import FrameTruth, Truth
@@ -128,9 +128,9 @@ def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:
 
 @dataclass(frozen=True)
 class AnsweredKey:
-    """A key frame and its own answer, which is per-frame's."""
+    """A track and the answer of its key frame itself, which is per-frame's."""
 
-    key: KeyFrame
+    track: Track
     answer: FrameResult
 
 
@@ -149,14 +149,14 @@ def every_offset(
     delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if followed else None
     keys: deque[AnsweredKey] = deque(maxlen=interval)
     for item in warmed_up(frames, model, settings):
-        keys.append(_answered_key(stream, item))
+        earlier = [*keys][-(interval - 1) :] if interval > 1 else []
+        keys.append(AnsweredKey(*stream.start_track(item.frame, item.stamp)))
         replay.frames += 1
-        if keys[0].key.geometry != keys[-1].key.geometry:
+        if keys[0].track.key.geometry != keys[-1].track.key.geometry:
             raise ValueError(f"every-offset needs frames of one size, frame {item.index} has another than those before it")
-        if len(keys) < interval and delay is None:
-            continue
         known = truth.of(item)
-        answers = [_answer_from(stream, key, item, age, copy_outputs=copy_outputs) for age, key in enumerate(reversed(keys))]
+        answers = [keys[-1].answer]
+        answers += [_answer_from(stream, key, item, age, copy_outputs=copy_outputs) for age, key in enumerate(reversed(earlier), 1)]
         for answer in answers if len(keys) == interval else ():
             replay.add(answer, answers[0], known)
         if delay is not None:
@@ -167,22 +167,11 @@ def every_offset(
     return replay
 
 
-def _answered_key(stream: FeatureFlowStream, item: StampedFrame) -> AnsweredKey:
-    """The frame as a key, and per-frame's answer to it; making the key is part of that step."""
-    started = time.perf_counter()
-    key = stream.make_key(item.frame, item.stamp)
-    key_ms = (time.perf_counter() - started) * 1e3
-    answer = stream.propagate_from(key, item.frame, item.stamp, age=0)
-    return AnsweredKey(key, replace(answer, step_ms=key_ms + answer.step_ms))
-
-
 def _answer_from(stream: FeatureFlowStream, held: AnsweredKey, item: StampedFrame, age: int, *, copy_outputs: bool) -> FrameResult:
     """The answer to a frame whose key lies ``age`` frames back."""
-    if age == 0:
-        return held.answer
     if copy_outputs:
         return copied(held.answer, item.stamp, age=age)
-    return stream.propagate_from(held.key, item.frame, item.stamp, age=age)
+    return stream.follow(held.track, item.frame, item.stamp)
 
 
 def warmed_up(frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings) -> Iterator[StampedFrame]:
