@@ -84,6 +84,24 @@ def test_dis_flow_does_not_depend_on_the_size_seen_before() -> None:
     torch.testing.assert_close(last_of(small, large), last_of(large))
 
 
+def test_dis_with_a_finer_scale_sees_smaller_things() -> None:
+    image = textured_image()
+    key, noise = image.copy(), np.random.default_rng(1).random((16, 16, 3), np.float32)
+    small = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 1, cv2.NORM_MINMAX)
+    image[64:80, 80:96] = small
+    key[64:80, 84:100] = small
+
+    def found(finest_scale: int) -> float:
+        network = DISFlow(stride=8, finest_scale=finest_scale)
+        flow = network(network.prepare(to_tensor(image)), network.prepare(to_tensor(key))).flow
+        return float(flow[0, 0, 8:10, 10:12].mean())
+
+    assert found(0) == pytest.approx(0.5, abs=0.1)
+    assert found(1) < 0.3
+    with pytest.raises(ValueError, match="finest_scale should lie in 0..4, got 5"):
+        DISFlow(stride=8, finest_scale=5)
+
+
 def test_dis_flow_of_an_image_too_small_to_measure_is_zero() -> None:
     network = DISFlow(stride=8)
     prepared = network.prepare(torch.rand(1, 3, 8, 24))

@@ -53,13 +53,19 @@ class DISFlow(nn.Module):
     """Dense inverse search (Kroeger et al. 2016, OpenCV) on half-size grey images: no training, scale 1.
 
     The paper's "SFF" with a hand-made flow. It runs on the host, wherever the other networks run.
+
+    ``finest_scale`` is where its pyramid ends: 0 at the half-size image itself, 1 at half of that, and so on. Short ways of a single frame
+    are worth the finest (chained over ten frames of CamVid the warp loses .035 mIoU instead of .046, for 2 ms a frame).
     """
 
-    def __init__(self, *, stride: int) -> None:
+    def __init__(self, *, stride: int, finest_scale: int = 1) -> None:
         super().__init__()
         if stride % 2:
             raise ValueError(f"stride should be even, got {stride}")
+        if not 0 <= finest_scale <= 4:
+            raise ValueError(f"finest_scale should lie in 0..4, got {finest_scale}")
         self.stride = stride
+        self.finest_scale = finest_scale
 
     def prepare(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, H / 2, W / 2) uint8 grey on the host."""
@@ -80,7 +86,7 @@ class DISFlow(nn.Module):
     def _flow(self, current: np.ndarray, key: np.ndarray) -> np.ndarray:
         if min(current.shape) < 16:  # DIS needs a patch and a pyramid; what is smaller than that cannot have moved measurably
             return np.zeros((*current.shape, 2), np.float32)
-        flow: np.ndarray = _dis_for(current.shape).calc(current, key, None)
+        flow: np.ndarray = _dis_for(current.shape, self.finest_scale).calc(current, key, None)
         return flow
 
 
@@ -115,17 +121,18 @@ def _mean_of_squares(maps: NDArray[np.float32], side: int) -> NDArray[np.float32
     return np.asarray(means, np.float32)
 
 
-def _dis_for(shape: tuple[int, ...]) -> Any:
+def _dis_for(shape: tuple[int, ...], finest_scale: int) -> Any:
     """This thread's DIS object. One for each image size: on a small first image it changes its own scales and stride for good.
 
     The fast preset stops at a quarter of the resolution, where a person 20 px wide is two pixels, and smooths the flow over
     people's outlines. One scale finer and unsmoothed costs the same time; on PETS AP50 at fixed:10 rose from .46 to .63.
     """
-    if getattr(_per_thread, "shape", None) != shape:
+    wanted = (shape, finest_scale)
+    if getattr(_per_thread, "made_for", None) != wanted:
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)  # type: ignore[attr-defined]
-        dis.setFinestScale(1)
+        dis.setFinestScale(finest_scale)
         dis.setVariationalRefinementIterations(0)
-        _per_thread.shape, _per_thread.dis = shape, dis
+        _per_thread.made_for, _per_thread.dis = wanted, dis
     return _per_thread.dis
 
 
