@@ -21,13 +21,16 @@ from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields, chain, propagate
 from dff_ros.recording.drive import GeneratedDrive
 from dff_train import distill as distilling
+from dff_train.augment import Augmentation, augment
 from dff_train.cli import main
 from dff_train.clips import Clip
 from dff_train.disagreement import disagreement
 from dff_train.distillation import feature_loss
+from dff_train.flow_losses import end_point_loss
+from dff_train.motion import make_pair
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses, extract, propagated, way_back
 from dff_train.recipe import Stage
-from dff_train.samples import Batch
+from dff_train.samples import Batch, collate
 from dff_train.source_pairs import Truth
 from dff_train.train import Training, stage_dataset, train, training_step
 
@@ -108,6 +111,22 @@ def test_the_objective_propagates_along_chained_flow() -> None:
         fields = slow_way_back(model, image[index], key_image[index], between[index])
         feature = feature.index_copy(0, torch.tensor([index]), propagate(feature[index : index + 1], fields))
     torch.testing.assert_close(losses["feature"], feature_loss(feature, taught), atol=1e-3, rtol=1e-3)
+
+
+def test_over_a_long_made_pair_chained_search_finds_the_known_flow_and_direct_search_does_not() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    still = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.0), None, 0, 255, cv2.NORM_MINMAX)
+    view = Augmentation(crop=(240, 320), pixels=240 * 320, scale=(1.0, 1.0), aspect=0.0, look=False, between=True)
+    model, errors = answering(chaining_card()), []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        pair = collate([augment(make_pair(np.asarray(still), Truth(), 9, [], "camvid", rng), view, rng)])
+        assert pair.flow is not None and pair.visible is not None
+        image, key_image, between = network_inputs(pair)
+        found = [way_back(model, image, key_image, frames).flow for frames in (between, ())]
+        errors.append([float(end_point_loss(flow, pair.flow, pair.visible, cell=8, stride=8)) for flow in found])
+    chained, direct = np.mean(errors, axis=0)
+    assert chained < 0.5 and chained < 0.5 * direct, "in feature cells"
 
 
 @pytest.mark.parametrize("chains_flow", [False, True])
