@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dff_train.colour import Look, apply_look, flicker, random_look
 from dff_train.geometry import area, clip_boxes, covered_share, mirror, move_boxes, shift, stretch
-from dff_train.render import OUTSIDE, draw_frame, given_flow, made_flow, render_labels
+from dff_train.motion import objects_between, on_the_way
+from dff_train.render import OUTSIDE, draw_frame, draw_image, given_flow, made_flow, render_labels
 from dff_train.samples import DETECTION_CLASS_OF, Sample
 from dff_train.source_pairs import Array, SourcePair
 
@@ -45,6 +46,8 @@ class Augmentation:
     """Frames are brought to this many pixels before anything else, as the engine does (480x360)."""
     flow: bool = True
     """Whether flow and visibility are worked out where they are known."""
+    between: bool = False
+    """Whether the frames between are drawn too (1 ms each), for models that chain flow."""
 
     def __post_init__(self) -> None:
         if len(self.crop) != 2 or any(side <= 0 or side % 8 for side in self.crop):
@@ -57,15 +60,16 @@ def nominal_scale(height: int, width: int, pixels: int = NETWORK_PIXELS) -> floa
 
 
 def augment(pair: SourcePair, settings: Augmentation, rng: np.random.Generator) -> Sample:
-    """A random view of ``pair``; the same geometry for both frames, noise and exposure of their own."""
+    """A random view of ``pair``; the same geometry for all frames, noise and exposure of their own."""
     crop = random_crop(pair, settings, rng)
-    look = random_look(rng) if settings.look else None
+    look = key_look = random_look(rng) if settings.look else None
     drawn, layers = draw_frame(pair.image, pair.to_image, [(item, item.to_image) for item in pair.pasted], crop, settings.crop)
     image = _to_tensor(drawn, look, rng)
     key_image, key_layers = image, layers
     if pair.offset > 0:
         drawn, key_layers = draw_frame(pair.key_image, pair.to_key, [(item, item.to_key) for item in pair.pasted], crop, settings.crop)
-        key_image = _to_tensor(drawn, replace(look, matrix=flicker(look.matrix, rng)) if look else None, rng)
+        key_look = replace(look, matrix=flicker(look.matrix, rng)) if look else None
+        key_image = _to_tensor(drawn, key_look, rng)
     boxes, box_labels, ignored = crop_boxes(pair, crop, settings.crop)
     flow, visible = _flow(pair, layers, key_layers, crop) if settings.flow else (None, None)
     return Sample(
@@ -80,7 +84,29 @@ def augment(pair: SourcePair, settings: Augmentation, rng: np.random.Generator) 
         source=pair.source,
         flow=flow,
         visible=visible,
+        # The last to draw on chance, so that all else is the same whether they are wanted or not.
+        between=_between(pair, crop, settings.crop, look, key_look, rng) if settings.between else None,
     )
+
+
+def _between(
+    pair: SourcePair, crop: Array, size: tuple[int, int], look: Look | None, key_look: Look | None, rng: np.random.Generator
+) -> Tensor | None:
+    """The frames between (B, 3, h, w), their exposure going from the key frame's to the current one's; None where they are not known."""
+    if pair.made:
+        objects = objects_between(pair, rng)
+        ways = [on_the_way(pair.to_key, pair.to_image, number, pair.offset) for number in range(1, pair.offset)]
+        drawn = [draw_image(pair.image, way, pasted, crop, size) for way, pasted in zip(ways, objects, strict=True)]
+    elif pair.between is not None:
+        drawn = [draw_image(frame, pair.to_image, (), crop, size) for frame in pair.between]
+    else:
+        return None
+    frames = torch.empty(len(drawn), 3, *size, dtype=torch.uint8)
+    for number, image in enumerate(drawn, 1):
+        share = number / (len(drawn) + 1)
+        matrix = key_look.matrix + share * (look.matrix - key_look.matrix) if look and key_look else None
+        frames[number - 1] = _to_tensor(image, replace(look, matrix=matrix) if look and matrix is not None else None, rng)
+    return frames
 
 
 def _to_tensor(image: Array, look: Look | None, rng: np.random.Generator) -> Tensor:

@@ -35,8 +35,10 @@ class Clip:
         later = min(max(index, first + fewest), len(self.frames) - 1)
         index = later if self.firsts[later] == first else index
         offset = min(int(rng.integers(fewest, most + 1)), index - first)
-        key = index if self.standing and rng.random() < self.standing else index - offset
-        return SourcePair(self.frames[key], self.frames[index], offset, self.truth[index], self.name)
+        stands = self.standing and rng.random() < self.standing
+        key = index if stands else index - offset
+        between = (self.frames[index],) * (offset - 1) if stands else tuple(self.frames[key + 1 : index])
+        return SourcePair(self.frames[key], self.frames[index], offset, self.truth[index], self.name, between=between)
 
     def truths(self) -> list[tuple[tuple[int, int], Truth]]:
         return [((frame.shape[0], frame.shape[1]), truth) for frame, truth in zip(self.frames, self.truth, strict=True)]

@@ -16,13 +16,14 @@ from dff_train.recordings import unlabelled_source
 from dff_train.samples import Sample
 from dff_train.source_pairs import PAPER_OFFSETS, Source
 
-SOURCES: Mapping[str, Callable[[Path, bool], Source]] = {
-    CamVidStills.name: lambda data, _: CamVidStills(data / "camvid" / "train"),
-    PetsFrames.name: lambda data, _: PetsFrames(data / "pets09"),
-    HighwayFrames.name: lambda data, _: HighwayFrames(data / "highway"),
-    DriveScenes.name: lambda _, flow: DriveScenes(flow=flow),
+SOURCES: Mapping[str, Callable[[Path, bool, bool], Source]] = {
+    CamVidStills.name: lambda data, *_: CamVidStills(data / "camvid" / "train"),
+    PetsFrames.name: lambda data, *_: PetsFrames(data / "pets09"),
+    HighwayFrames.name: lambda data, *_: HighwayFrames(data / "highway"),
+    DriveScenes.name: lambda _, flow, between: DriveScenes(flow=flow, between=between),
 }
-"""Name of a source, as recipes give it -> its training part: from a DATA folder (docs/data.md), and whether flow is wanted."""
+"""Name of a source, as recipes give it -> its training part: from a DATA folder (docs/data.md), whether flow is wanted, and whether
+frames between are."""
 
 
 class MixedDataset(Dataset[Sample]):
@@ -55,7 +56,9 @@ class MixedDataset(Dataset[Sample]):
         return augment(source.pair(int(rng.integers(len(source))), rng, self.offsets), self.augmentation, rng)
 
 
-def open_sources(data: Path, names: Sequence[str], *, pixels: int = NETWORK_PIXELS, flow: bool = False) -> list[Source]:
+def open_sources(
+    data: Path, names: Sequence[str], *, pixels: int = NETWORK_PIXELS, flow: bool = False, between: bool = False
+) -> list[Source]:
     """The named sources, decoded into memory; raises DataError where one is unknown or its files are missing.
 
     A name with a slash is the place of an unlabelled recording in ``data``; of these at most ``pixels`` pixels a frame are kept, and one
@@ -64,7 +67,7 @@ def open_sources(data: Path, names: Sequence[str], *, pixels: int = NETWORK_PIXE
     unknown = [name for name in names if name not in SOURCES and "/" not in name]
     if unknown:
         raise DataError(f"sources are {', '.join(SOURCES)} and FOLDER/NAME of a recording, got {', '.join(unknown)}")
-    return [SOURCES[name](data, flow) if name in SOURCES else unlabelled_source(data, name, pixels=pixels) for name in names]
+    return [SOURCES[name](data, flow, between) if name in SOURCES else unlabelled_source(data, name, pixels=pixels) for name in names]
 
 
 def mixed_dataset(
@@ -76,11 +79,13 @@ def mixed_dataset(
     offsets: tuple[int, int] = PAPER_OFFSETS,
     input_pixels: int = NETWORK_PIXELS,
     flow: bool = False,
+    between: bool = False,
 ) -> MixedDataset:
     """The data set of a recipe: ``shares`` maps names of SOURCES to shares of the samples.
 
-    ``crop`` is (height, width) in network pixels; ``flow`` adds exact flow and visibility where they are known.
+    ``crop`` is (height, width) in network pixels; ``flow`` adds exact flow and visibility where they are known, ``between`` the frames
+    between key frame and current frame.
     """
-    sources = open_sources(data, list(shares), pixels=input_pixels, flow=flow)
-    augmentation = Augmentation(crop=crop, pixels=input_pixels, flow=flow)
+    sources = open_sources(data, list(shares), pixels=input_pixels, flow=flow, between=between)
+    augmentation = Augmentation(crop=crop, pixels=input_pixels, flow=flow, between=between)
     return MixedDataset(sources, list(shares.values()), augmentation, seed=seed, offsets=offsets)

@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from dff_ros.core.boxes import box_iou
 from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.propagate import FlowFields, chain
 from dff_ros.core.results import Detections, ImageGeometry, LabelMap
 from dff_ros.engine.preprocess import fit, to_image
 from dff_train.clips import Clip
 from dff_train.distillation import feature_loss
-from dff_train.objective import extract, propagated
+from dff_train.objective import carried, extract, way_back
 
 MOST_WINDOWS = 5
 """Stretches of two intervals, evenly spread over what is given, that are scored."""
@@ -71,12 +72,15 @@ def disagreement(model: DeepFeatureFlow, clips: Sequence[Clip], *, interval: int
     with tqdm(total=sum(map(len, chosen)), desc="scoring", unit="frame") as progress:
         for frames in chosen:
             seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=interval)
+            ways: FlowFields | None = None
             for frame in frames:
                 geometry = fit(*frame.shape[:2], input_pixels=pixels, stride=model.stride)
                 image = to_image(frame, geometry, device)
+                if seen and model.chains_flow:
+                    ways = _one_on(way_back(model, image, seen[-1][0]), ways, most=interval - 1)
                 seen.append((image, extract(model.feature_network, image)))
                 if len(seen) == interval:
-                    _compare(outcome, model, seen, geometry)
+                    _compare(outcome, model, seen, ways, geometry)
                 progress.update()
     return outcome
 
@@ -91,18 +95,38 @@ def _windows(clip: Clip, interval: int) -> list[Sequence[Any]]:
     return windows
 
 
-def _compare(outcome: Disagreement, model: DeepFeatureFlow, seen: deque[tuple[Tensor, Tensor]], geometry: ImageGeometry) -> None:
-    """Hold the newest frame's answers from all earlier keys against its own."""
+def _one_on(step: FlowFields, ways: FlowFields | None, *, most: int) -> FlowFields:
+    """The fields from the newest frame to each of the ``most`` before it, the earliest first, from those of the frame before it."""
+    if ways is None or most == 1:
+        return step
+    ways = FlowFields(ways.flow[1 - most :], None if ways.scale is None else ways.scale[1 - most :])
+    count = len(ways.flow)
+    repeated = FlowFields(step.flow.expand(count, -1, -1, -1), None if step.scale is None else step.scale.expand(count, -1, -1, -1))
+    further = chain(repeated, ways)
+    scale = None if further.scale is None or step.scale is None else torch.cat([further.scale, step.scale])
+    return FlowFields(torch.cat([further.flow, step.flow]), scale)
+
+
+def _compare(
+    outcome: Disagreement,
+    model: DeepFeatureFlow,
+    seen: deque[tuple[Tensor, Tensor]],
+    ways: FlowFields | None,
+    geometry: ImageGeometry,
+) -> None:
+    """Hold the newest frame's answers from all earlier keys, carried along ``ways`` if these are chained, against its own."""
     images, features = (torch.cat(each) for each in zip(*seen, strict=True))
     count = len(images) - 1
     ages = torch.arange(count, 0, -1, device=images.device)
-    carried = list(propagated(model, features[:-1], images[-1:].expand(count, -1, -1, -1), images[:-1], ages).unsqueeze(1))
+    newest = images[-1:].expand(count, -1, -1, -1)
+    fields = way_back(model, newest, images[:-1]) if ways is None else ways
+    answers = carried(model, features[:-1], newest, images[:-1], ages, fields).unsqueeze(1)
     outcome.frames += 1
-    outcome.features += [float(feature_loss(each, features[-1:])) for each in carried]
+    outcome.features += [float(feature_loss(each, features[-1:])) for each in answers]
     for task in model.tasks:
         head = model.head(task)
         own = head.decode(head(features[-1:]), geometry)
-        for feature in carried:
+        for feature in answers:
             _add(outcome, own, head.decode(head(feature), geometry))
 
 

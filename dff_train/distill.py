@@ -131,7 +131,7 @@ def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, wo
     card, model = with_branch(settings)
     trains = propagation_parts(card, model)
     learned, held = decoded(settings, card.input_pixels)
-    dataset = crops(learned, card, model.stride, settings)
+    dataset = crops(learned, card, model.stride, settings, between=model.chains_flow)
     if not notes:
         before = _measured(model.to(device), held, card, settings, device)
         print(f"dff_train: before: {_said(before, settings.interval)}", flush=True)
@@ -204,8 +204,8 @@ def decoded(settings: Settings, pixels: int) -> tuple[list[Clip], list[Clip]]:
     return learned, held
 
 
-def crops(clips: Sequence[Clip], card: Card, stride: int, settings: Settings) -> MixedDataset:
-    """Random crops of pairs 1 to 1.5 intervals apart; each recording as often as it is long.
+def crops(clips: Sequence[Clip], card: Card, stride: int, settings: Settings, *, between: bool = False) -> MixedDataset:
+    """Random crops of pairs 1 to 1.5 intervals apart, where wanted with the frames ``between``; each recording as often as it is long.
 
     Their look is left as it is: it is that of the camera to be worked with, and made-up noise would drown what motion changes.
     """
@@ -214,7 +214,7 @@ def crops(clips: Sequence[Clip], card: Card, stride: int, settings: Settings) ->
     shortest = min(view.height for view in seen), min(view.width for view in seen)
     crop = [max(int(side * CROP_SHARE) // stride, 4) * stride for side in shortest]
     pixels = max(view.height * view.width for view in seen)  # fewer than the card's where every camera's frames are small
-    augmentation = Augmentation(crop=(crop[0], crop[1]), scale=SCALES, look=False, pixels=pixels, flow=False)
+    augmentation = Augmentation(crop=(crop[0], crop[1]), scale=SCALES, look=False, pixels=pixels, flow=False, between=between)
     offsets = (1, settings.interval + settings.interval // 2)
     return MixedDataset(clips, [len(clip) for clip in clips], augmentation, seed=settings.seed, offsets=offsets)
 

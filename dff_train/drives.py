@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from dff_ros.recording.drive import BOX_NAMES, DriveFrame, GeneratedDrive
@@ -16,6 +17,9 @@ SEEDS = range(1000, 1040)
 
 _RATE = 15.0
 _DISTANCES = ((1, 5), (5, 10), (10, LONGEST_OFFSET + 1))
+_QUALITY = 95
+"""Of the JPEG that frames between are held as: a twelfth of the memory (100 MB for the 200 scenes), and 40 dB from what was drawn."""
+
 _FARTHEST = 500.0
 """Pixels; longer flow, that of points passing the camera, leads out of the frame anyway."""
 
@@ -36,15 +40,32 @@ class _Scene:
     image: Array
     truth: Truth
     keys: tuple[_Key, ...]
+    before: tuple[Array, ...]
+    """The frames 1, 2, ... frames before, up to the one after the farthest key frame, as JPEG; none where they are not wanted."""
 
 
 class DriveScenes:
-    """Scenes out of generated drives, drawn once (about 10 ms a frame): each a labelled frame, a near, a far and a very far key frame."""
+    """Scenes out of generated drives, drawn once (about 10 ms a frame): each a labelled frame, a near, a far and a very far key frame.
+
+    On demand with the frames between, a dozen more a scene, which take 6 ms to decode for the longest pairs.
+    """
 
     name = "drives"
 
-    def __init__(self, seeds: Iterable[int] = SEEDS, *, scenes: int = 5, width: int = 480, height: int = 360, flow: bool = False) -> None:
-        """``scenes`` per drive, five seconds apart; ``flow``: work out flow and visibility too (30 ms a pair, as half floats)."""
+    def __init__(
+        self,
+        seeds: Iterable[int] = SEEDS,
+        *,
+        scenes: int = 5,
+        width: int = 480,
+        height: int = 360,
+        flow: bool = False,
+        between: bool = False,
+    ) -> None:
+        """``scenes`` per drive, five seconds apart.
+
+        ``flow``: work out flow and visibility too (30 ms a pair, as half floats). ``between``: hold the frames between too.
+        """
         self.scenes: list[_Scene] = []
         for seed in seeds:
             rng = np.random.default_rng(seed)
@@ -52,7 +73,7 @@ class DriveScenes:
             drive = GeneratedDrive(seed, scenes * apart + LONGEST_OFFSET + 1, width=width, height=height, rate=_RATE)
             for scene in range(scenes):
                 offsets = [int(rng.integers(low, high)) for low, high in _DISTANCES]
-                self.scenes.append(_scene(drive, LONGEST_OFFSET + scene * apart, offsets, flow))
+                self.scenes.append(_scene(drive, LONGEST_OFFSET + scene * apart, offsets, flow, between))
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -66,20 +87,32 @@ class DriveScenes:
         if key is None:
             return SourcePair(scene.image, scene.image, 0, scene.truth, self.name)
         flow = None if key.flow is None else key.flow.astype(np.float32)
-        return SourcePair(key.image, scene.image, key.offset, scene.truth, self.name, flow=flow, visible=key.visible)
+        between = tuple(map(_decoded, reversed(scene.before[: key.offset - 1]))) if scene.before else None
+        return SourcePair(
+            key.image, scene.image, key.offset, scene.truth, self.name, flow=flow, visible=key.visible, between=between
+        )
 
     def truths(self) -> list[tuple[tuple[int, int], Truth]]:
         return [((scene.image.shape[0], scene.image.shape[1]), scene.truth) for scene in self.scenes]
 
 
-def _scene(drive: GeneratedDrive, index: int, offsets: Iterable[int], flow: bool) -> _Scene:
+def _scene(drive: GeneratedDrive, index: int, offsets: Sequence[int], flow: bool, between: bool) -> _Scene:
     current = drive.frame(index)
     keys = []
     for offset in offsets:
         moved, visible = current.flow_to(index - offset) if flow else (None, None)
         half = None if moved is None else np.clip(moved, -_FARTHEST, _FARTHEST).astype(np.float16)
         keys.append(_Key(offset, drive.frame(index - offset).frame, half, visible))
-    return _Scene(current.frame, drive_truth(current), tuple(keys))
+    before = tuple(_encoded(drive.frame(index - offset).frame) for offset in range(1, max(offsets))) if between else ()
+    return _Scene(current.frame, drive_truth(current), tuple(keys), before)
+
+
+def _encoded(image: Array) -> Array:
+    return np.asarray(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1])
+
+
+def _decoded(encoded: Array) -> Array:
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))  # red and blue change places on both ways
 
 
 def drive_truth(frame: DriveFrame) -> Truth:

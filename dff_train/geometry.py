@@ -31,6 +31,14 @@ def zoom_about(x: float, y: float, zoom: float, degrees: float = 0.0) -> Array:
     return np.asarray(shift(x, y) @ turned @ shift(-x, -y))
 
 
+def part_of_motion(motion: Array, share: float) -> Array:
+    """The ``share`` of a steady motion: this twice at 0.5 is ``motion``. It may turn, zoom and shift, but neither shear nor mirror."""
+    turn, way = complex(motion[0, 0], motion[1, 0]), complex(motion[0, 2], motion[1, 2])  # z -> turn z + way
+    part = turn**share
+    passed = way * share if abs(turn - 1.0) < 1e-9 else way * (part - 1.0) / (turn - 1.0)
+    return np.array([[part.real, -part.imag, passed.real], [part.imag, part.real, passed.imag], [0.0, 0.0, 1.0]])
+
+
 def on_pixel_centres(matrix: Array) -> Array:
     """The 2x3 matrix OpenCV wants: it counts pixel centres as whole numbers, boxes and flow count pixel edges."""
     return np.asarray((shift(-0.5, -0.5) @ matrix @ shift(0.5, 0.5))[:2])

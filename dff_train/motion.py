@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from dff_train.components import components, is_single
-from dff_train.geometry import shift, zoom_about
+from dff_train.geometry import part_of_motion, shift, zoom_about
 from dff_train.samples import DETECTION_CLASS_OF
 from dff_train.source_pairs import UNMOVED, Array, Cutout, Pasted, SourcePair, Truth
 
@@ -64,11 +64,40 @@ def place(cutout: Cutout, size: tuple[int, ...], to_image: Array, to_key: Array,
     steps = rng.normal(0.0, [0.008 * width, 0.003 * height]) * offset
     own = shift(*steps) @ zoom_about(foot[0], foot[1], float(np.exp(rng.normal(0.0, 0.012) * offset)))
     only = rng.random()
-    return Pasted(
-        cutout,
-        to_image=None if only < 0.125 else to_image @ put,
-        to_key=None if only > 0.67 else to_key @ own @ put,
-    )
+    in_image, in_key = to_image @ put, to_key @ own @ put
+    if only < 0.125:
+        return Pasted(cutout, to_image=None, to_key=in_key, unseen=in_image)
+    if only > 0.67:
+        return Pasted(cutout, to_image=in_image, to_key=None, unseen=in_key)
+    return Pasted(cutout, to_image=in_image, to_key=in_key)
+
+
+def on_the_way(to_key: Array, to_image: Array, number: int, offset: int) -> Array:
+    """The matrix to the frame ``number`` of ``offset`` frames after the key frame, on a steady way from there to the current frame."""
+    motion = to_key @ np.linalg.inv(to_image)
+    return np.asarray(part_of_motion(motion, (offset - number) / offset) @ to_image)
+
+
+def objects_between(pair: SourcePair, rng: np.random.Generator) -> list[list[tuple[Pasted, Array | None]]]:
+    """For every frame between a made pair's two its pasted objects with their matrices, None where it does not show them.
+
+    What only one of the two shows comes into view, or leaves it, at a random frame on the way.
+    """
+    numbers = range(1, pair.offset)
+    ways = [_way(item, pair.offset, rng) for item in pair.pasted]
+    return [[(item, way[number - 1]) for item, way in zip(pair.pasted, ways, strict=True)] for number in numbers]
+
+
+def _way(item: Pasted, offset: int, rng: np.random.Generator) -> list[Array | None]:
+    """Its matrix in every frame between."""
+    if item.to_image is not None and item.to_key is not None:
+        return [on_the_way(item.to_key, item.to_image, number, offset) for number in range(1, offset)]
+    change = int(rng.integers(1, offset + 1))  # the first frame that it is in, or no longer in
+    key, image = (item.unseen if end is None else end for end in (item.to_key, item.to_image))
+    if key is None or image is None:
+        return [None] * (offset - 1)
+    comes = item.to_key is None
+    return [on_the_way(key, image, number, offset) if (number >= change) == comes else None for number in range(1, offset)]
 
 
 def cut_objects(still: Array, labels: Array) -> list[Cutout]:

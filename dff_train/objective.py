@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dff_ros.core.model import DeepFeatureFlow
-from dff_ros.core.propagate import FlowFields, propagate
+from dff_ros.core.propagate import FlowFields, chain, propagate
 from dff_ros.core.results import Task
 from dff_ros.core.rfcn import RFCNMaps
 from dff_train.distillation import detection_distillation, feature_loss, segmentation_distillation
@@ -53,7 +53,8 @@ def batch_losses(
     if not any(weight for name, weight in weights.items() if name != "flow"):
         return losses
     if pairs:
-        feature, taught = pair_features(model, teacher, image, key_image, batch.offsets.to(device))
+        between = [network_image(frames, device) for frames in batch.between] if model.chains_flow else []
+        feature, taught = pair_features(model, teacher, image, key_image, batch.offsets.to(device), between)
     else:
         feature, taught = extract(model.feature_network, image), None if teacher is None else extract(teacher.feature_network, image)
     if taught is not None and weights["feature"]:
@@ -68,38 +69,101 @@ def batch_losses(
 
 
 def pair_features(
-    model: DeepFeatureFlow, teacher: DeepFeatureFlow | None, image: Tensor, key_image: Tensor, offsets: Tensor
+    model: DeepFeatureFlow,
+    teacher: DeepFeatureFlow | None,
+    image: Tensor,
+    key_image: Tensor,
+    offsets: Tensor,
+    between: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor | None]:
-    """The current frames' features (N, C, h, w) as propagation gives them and, with a teacher, as its feature network gives them."""
+    """The current frames' features (N, C, h, w) as propagation gives them and, with a teacher, as its feature network gives them.
+
+    Arguments as for :func:`propagated`.
+    """
     network = model.feature_network
     if teacher is None or teacher.feature_network is not network:
         taught = None if teacher is None else extract(teacher.feature_network, image)
-        return propagated(model, extract(network, key_image), image, key_image, offsets), taught
+        return propagated(model, extract(network, key_image), image, key_image, offsets, between), taught
     # Frozen, the network answers for the key frames and, as the teacher, for those current frames that are others, at once.
     moved = (offsets > 0).nonzero().squeeze(1)
     both = extract(network, torch.cat([key_image, image[moved]]))
     key_feature, current = both[: len(key_image)], both[len(key_image) :]
-    return propagated(model, key_feature, image, key_image, offsets), key_feature.index_copy(0, moved, current)
+    return propagated(model, key_feature, image, key_image, offsets, between), key_feature.index_copy(0, moved, current)
 
 
-def propagated(model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor) -> Tensor:
+def propagated(
+    model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor, between: Sequence[Tensor] = ()
+) -> Tensor:
     """Features of the current frames; at offset 0 the unwarped one, which keeps the per-frame path trained (DFF, sec. 3.4).
 
-    The others are carried by the flow and then corrected by the branch on the current frame, where the model has one.
+    The others are carried by the flow and then corrected by the branch on the current frame, where the model has one. Images are
+    (N, 3, H, W) in 0..1; ``between`` holds the N pairs' frames between, each (B, 3, H, W), as :func:`way_back` wants them.
     """
-    moved = offsets > 0
-    if not bool(moved.any()):
+    moved = (offsets > 0).nonzero().squeeze(1)
+    if not len(moved):
         return key_feature
     image, key_image = image[moved], key_image[moved]
-    network, refine = model.flow_network, model.refine_network
-    fields: FlowFields = network(network.prepare(image), network.prepare(key_image))
+    fields = way_back(model, image, key_image, [between[index] for index in moved.tolist()] if between else ())
+    return key_feature.index_copy(0, moved, carried(model, key_feature[moved], image, key_image, offsets[moved], fields))
+
+
+def carried(
+    model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor, fields: FlowFields
+) -> Tensor:
+    """Features of frames ``offsets`` > 0 frames after their key frames: carried by ``fields``, then corrected by the branch, if any."""
     scale = None if fields.scale is None else fields.scale.to(key_feature.device)
     fields = FlowFields(fields.flow.to(key_feature.device), scale)
-    carried = propagate(key_feature[moved], fields)
-    if refine is not None:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
-            carried = refine(refine.prepare(image), refine.prepare(key_image), carried, fields, offsets[moved]).float()
-    return key_feature.index_copy(0, moved.nonzero().squeeze(1), carried)
+    feature = propagate(key_feature, fields)
+    refine = model.refine_network
+    if refine is None:
+        return feature
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        corrected: Tensor = refine(refine.prepare(image), refine.prepare(key_image), feature, fields, offsets)
+    return corrected.float()
+
+
+def way_back(model: DeepFeatureFlow, image: Tensor, key_image: Tensor, between: Sequence[Tensor] = ()) -> FlowFields:
+    """Flow and scale from N current frames back to their key frames.
+
+    Measured at once, as in the paper, or by a model that chains over the frames ``between``, N times (B, 3, H, W), the key frame's
+    neighbour first; B may be another, or 0, for each. Every frame is prepared once, and all steps of all ways are measured in one call.
+    """
+    network = model.flow_network
+    if not model.chains_flow or not any(map(len, between)):
+        direct: FlowFields = network(network.prepare(image), network.prepare(key_image))
+        return direct
+    prepared = network.prepare(torch.cat([key_image, *between, image]))
+    ways = _ways(len(image), [len(frames) for frames in between])
+    now = [frame for way in ways for frame in way[1:]]
+    before = [frame for way in ways for frame in way[:-1]]
+    return _chained(network(prepared[now], prepared[before]), [len(way) - 1 for way in ways])
+
+
+def _ways(count: int, between: Sequence[int]) -> list[list[int]]:
+    """Each pair's frames from key to current, by their places in a row of all key frames, all ``between`` and all current ones."""
+    ways, place = [], count
+    for pair, frames in enumerate(between):
+        ways.append([pair, *range(place, place + frames), count + sum(between) + pair])
+        place += frames
+    return ways
+
+
+def _chained(steps: FlowFields, lengths: Sequence[int]) -> FlowFields:
+    """The fields of N ways from those of their steps, which stand one way after the other, the key frame's neighbour first."""
+    device = steps.flow.device
+    count = torch.tensor(lengths, device=device)
+    first = count.cumsum(0) - count
+    fields = _some(steps, first)
+    for number in range(1, max(lengths)):
+        longer = (count > number).nonzero().squeeze(1)
+        further = chain(_some(steps, first[longer] + number), _some(fields, longer))
+        scale = None if fields.scale is None or further.scale is None else fields.scale.index_copy(0, longer, further.scale)
+        fields = FlowFields(fields.flow.index_copy(0, longer, further.flow), scale)
+    return fields
+
+
+def _some(fields: FlowFields, chosen: Tensor) -> FlowFields:
+    return FlowFields(fields.flow[chosen], None if fields.scale is None else fields.scale[chosen])
 
 
 def extract(network: nn.Module, image: Tensor) -> Tensor:

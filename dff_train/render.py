@@ -85,6 +85,17 @@ def draw_frame(
     return image, layers
 
 
+def draw_image(
+    frame: Array, to_frame: Array, pasted: Sequence[tuple[Pasted, Array | None]], crop: Array, size: tuple[int, int]
+) -> Array:
+    """The image (h, w, 3) of :func:`draw_frame` alone, in half the time."""
+    image = render_image(frame, crop @ to_frame, size)
+    for item, to_this in pasted:
+        if to_this is not None:
+            paste(image, item, crop @ to_this)
+    return image
+
+
 def render_labels(pair: SourcePair, layers: Array, crop: Array) -> Array:
     """(h, w) uint8 labels of the current frame, the pasted objects' among them."""
     size = layers.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Sample:
     """(2, h, w) float32 dx dy in pixels from the current frame to the key frame, where it is known exactly."""
     visible: Tensor | None = None
     """(h, w) bool: what is seen here is also seen in the key frame, at p + flow(p)."""
+    between: Tensor | None = None
+    """(offset - 1, 3, h, w) uint8 RGB, the key frame's neighbour first; None where they are not known or not wanted."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Batch:
     """(N, h, w) bool; False in samples whose flow is not known."""
     flow_known: Tensor
     """(N,) bool."""
+    between: list[Tensor] = field(default_factory=list)
+    """N tensors (B, 3, h, w), with B = 0 in samples whose frames between are not known; the list is empty where none are wanted."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -73,7 +77,7 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch with its image tensors in page-locked memory (called by torch's DataLoader)."""
         stacked: dict[str, Any] = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **stacked)
+        return replace(self, **stacked, between=[frames.pin_memory() for frames in self.between])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -96,7 +100,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         flow=flow,
         visible=visible,
         flow_known=flow_known,
+        between=_list_between(samples),
     )
+
+
+def _list_between(samples: Sequence[Sample]) -> list[Tensor]:
+    if all(sample.between is None for sample in samples):
+        return []
+    return [sample.image.new_empty((0, *sample.image.shape)) if sample.between is None else sample.between for sample in samples]
 
 
 def _stack_flow(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,8 @@ class Pasted:
     cutout: Cutout
     to_image: Array | None
     to_key: Array | None
+    unseen: Array | None = None
+    """Where it would be in the one frame that does not show it, because it comes or goes on the way; None: no frame between shows it."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class SourcePair:
     source: str
     flow: Array | None = None
     visible: Array | None = None
+    between: tuple[Array, ...] | None = None
+    """The frames between the two, the key frame's neighbour first; None where the source does not hold them or they are ``made`` too."""
     made: bool = False
     to_image: Array = field(default_factory=lambda: UNMOVED)
     to_key: Array = field(default_factory=lambda: UNMOVED)

@@ -217,6 +217,7 @@ def stage_dataset(training: Training, data: Path) -> Dataset[Sample]:
         offsets=recipe.offsets_of(stage),
         input_pixels=recipe.card.input_pixels,
         flow=recipe.weights_of(stage)["flow"] > 0,
+        between=training.model.chains_flow and stage.pairs,
     )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from training_data import SIZE, street_labels, textured
 
+from dff_ros.core.propagate import FlowFields, chain
 from dff_train.augment import Augmentation, augment, crop_boxes, nominal_scale
 from dff_train.colour import Look, apply_look, colour_matrix, random_look
-from dff_train.geometry import mirror, move_boxes, on_pixel_centres, shift, stretch, zoom_about
-from dff_train.motion import camera_motion, cut_objects, make_pair, place
+from dff_train.geometry import mirror, move_boxes, on_pixel_centres, part_of_motion, shift, stretch, zoom_about
+from dff_train.motion import camera_motion, cut_objects, make_pair, objects_between, on_the_way, place
 from dff_train.readers import camvid_truth
-from dff_train.render import OUTSIDE, draw_frame, made_flow, render_image
+from dff_train.render import OUTSIDE, draw_frame, draw_image, made_flow, render_image
 from dff_train.samples import Sample
 from dff_train.source_pairs import UNMOVED, Array, Cutout, Pasted, SourcePair, Truth
 
@@ -199,6 +202,111 @@ def test_flow_is_left_out_where_it_is_not_known_or_not_wanted() -> None:
     real = SourcePair(still, textured(1), 3, Truth(), "pets09")
     assert augment(real, PLAIN, np.random.default_rng(0)).flow is None
     assert augment(street_pair(), Augmentation(**{**vars(PLAIN), "flow": False}), np.random.default_rng(0)).flow is None
+
+
+@pytest.mark.parametrize("motion", [UNMOVED, shift(6.0, -3.0), zoom_about(30.0, 40.0, 1.7, 12.0), shift(2.0, 9.0) @ zoom_about(5, 5, 0.8)])
+def test_parts_of_a_motion_make_up_the_motion(motion: Array) -> None:
+    third = part_of_motion(motion, 1 / 3)
+    assert np.allclose(third @ third @ third, motion)
+    assert np.allclose(part_of_motion(motion, 1.0), motion) and np.allclose(part_of_motion(motion, 0.0), UNMOVED)
+
+
+def made_pair(seed: int, offset: int) -> SourcePair:
+    """A camera that moves, with objects pasted into both frames or one."""
+    rng = np.random.default_rng(seed)
+    return make_pair(textured(1), camvid_truth(street_labels()), offset, cut_objects(textured(9), street_labels()), "camvid", rng)
+
+
+def test_the_way_between_starts_at_the_key_frame_and_ends_at_the_current_one() -> None:
+    for seed in range(12):
+        pair = made_pair(seed, 6)
+        both = [item for item in pair.pasted if item.to_image is not None and item.to_key is not None]
+        for number, to_frame, image in ((0, pair.to_key, pair.key_image), (6, pair.to_image, pair.image)):
+            ends = [(item, item.to_key if number == 0 else item.to_image) for item in both]
+            expected, _ = draw_frame(image, to_frame, ends, UNMOVED, SIZE)
+            way = [(item, on_the_way(item.to_key, item.to_image, number, 6)) for item in both]
+            drawn = draw_image(pair.image, on_the_way(pair.to_key, pair.to_image, number, 6), way, UNMOVED, SIZE)
+            assert np.abs(drawn.astype(int) - expected).max() <= 2, "but for the rounding of OpenCV's coordinates"
+
+
+def test_the_steps_between_lead_to_where_the_whole_motion_leads() -> None:
+    for seed in range(12):
+        offset, pair = 4, made_pair(seed, 4)
+        cameras = [on_the_way(pair.to_key, pair.to_image, number, offset) for number in range(offset + 1)]
+        whole = SourcePair(pair.image, pair.image, offset, pair.truth, "camvid", made=True, to_image=pair.to_image, to_key=pair.to_key)
+        fields: FlowFields | None = None
+        for before, now in itertools.pairwise(cameras):
+            layers = np.zeros(SIZE, np.uint8)
+            pixels, _ = made_flow(SourcePair(**{**vars(whole), "to_image": now, "to_key": before}), layers, layers, UNMOVED)
+            step = FlowFields(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0))
+            fields = step if fields is None else chain(step, fields)
+        assert fields is not None
+        exact, visible = made_flow(whole, layers, layers, UNMOVED)
+        error = np.abs(fields.flow[0].permute(1, 2, 0).numpy() - exact).max(axis=2)
+        assert visible.mean() > 0.1 and np.median(error[visible]) < 1e-3, seed  # at the frame's edge a way may leave it and come back
+
+
+def test_what_comes_into_view_stays_and_what_leaves_does_not_return() -> None:
+    changes = {"comes": set(), "leaves": set()}
+    for seed in range(150):
+        pair = made_pair(seed, 5)
+        for index, item in enumerate(pair.pasted):
+            seen = [frame[index][1] is not None for frame in objects_between(pair, np.random.default_rng(seed))]
+            assert len(seen) == 4
+            if item.to_key is not None and item.to_image is not None:
+                assert all(seen)
+            elif item.to_key is None:
+                assert seen == sorted(seen)
+                changes["comes"].add(sum(seen))
+            else:
+                assert seen == sorted(seen, reverse=True)
+                changes["leaves"].add(sum(seen))
+    assert changes == {"comes": set(range(5)), "leaves": set(range(5))}, "anywhere on the way"
+
+
+def test_frames_between_are_drawn_where_the_motion_is_by_then() -> None:
+    still = textured(0)
+    pair = SourcePair(still, still, 3, Truth(), "camvid", made=True, to_image=shift(12.0, 0.0))
+    sample = augment(pair, Augmentation(**{**vars(PLAIN), "crop": (88, 96), "between": True}), np.random.default_rng(0))
+    assert sample.between is not None and sample.between.shape == (2, 3, 88, 96)
+    frames = [sample.key_image, *sample.between, sample.image]
+    for number, frame in enumerate(frames):
+        moved = frames[0][:, :, 20 : 80 - 4 * number].int() - frame[:, :, 20 + 4 * number : 80].int()
+        assert moved.abs().float().mean() < 2.0
+
+
+def test_nothing_else_in_a_sample_knows_whether_the_frames_between_are_wanted() -> None:
+    drawn = 0
+    for seed in range(20):
+        offset = seed % 4
+        plain, full = (
+            augment(made_pair(seed, offset), Augmentation(crop=(64, 96), pixels=PIXELS, between=between), np.random.default_rng(seed))
+            for between in (False, True)
+        )
+        assert plain.between is None and full.between is not None
+        assert full.between.shape == (max(offset - 1, 0), 3, 64, 96) and full.between.dtype == torch.uint8
+        drawn += len(full.between)
+        for name in set(vars(plain)) - {"between"}:
+            value, other = getattr(plain, name), getattr(full, name)
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+    assert drawn == 15
+
+
+def test_the_exposure_goes_from_the_key_frames_to_the_current_ones() -> None:
+    grey = np.full((*SIZE, 3), 128, np.uint8)
+    between = Augmentation(crop=(64, 64), pixels=PIXELS, between=True, scale=(1.0, 1.0))
+    for seed in range(10):
+        pair = SourcePair(grey, grey, 4, Truth(), "pets09", between=(grey,) * 3)
+        sample = augment(pair, between, np.random.default_rng(seed))
+        assert sample.between is not None
+        levels = [float(frame.float().mean()) for frame in (sample.key_image, *sample.between, sample.image)]
+        steps = np.diff(levels)
+        assert np.abs(steps - (levels[-1] - levels[0]) / 4).max() < 1.0, seed  # to the grey level
+
+
+def test_frames_between_that_are_not_known_are_left_out() -> None:
+    pair = SourcePair(textured(0), textured(1), 3, Truth(), "pets09")
+    assert augment(pair, Augmentation(**{**vars(PLAIN), "between": True}), np.random.default_rng(0)).between is None
 
 
 def test_a_still_is_its_own_key_frame() -> None:

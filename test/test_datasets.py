@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from training_data import SIZE, highway_labels, street_labels, textured, write_camvid, write_highway, write_pets
 
+from dff_ros.recording.drive import GeneratedDrive
 from dff_train.anchors import cluster_anchors, nominal_boxes, shape_iou
 from dff_train.augment import Augmentation
 from dff_train.datasets import MixedDataset, mixed_dataset
@@ -95,6 +97,36 @@ def test_real_pairs_are_the_offset_apart_and_start_with_the_clip(data: Path) -> 
     assert pair.key_image is source.frames[11 - pair.offset]
 
 
+def test_real_pairs_hold_the_frames_between_in_their_order(data: Path) -> None:
+    source = PetsFrames(data / "pets09", range(12))
+    rng = np.random.default_rng(0)
+    for index, offsets in ((11, (0, 9)), (2, (0, 9)), (7, (4, 4)), (5, (1, 1))):
+        for _ in range(10):
+            pair = source.pair(index, rng, offsets)
+            assert pair.between is not None and len(pair.between) == max(pair.offset - 1, 0)
+            frames = [pair.key_image, *pair.between, pair.image] if pair.offset else [pair.image]
+            assert all(frame is source.frames[index - pair.offset + number] for number, frame in enumerate(frames))
+
+
+def test_drives_hold_the_frames_between_on_demand() -> None:
+    size = {"width": 96, "height": 72}
+    plain, full = (DriveScenes([3], scenes=1, **size, between=between) for between in (False, True))
+    drive = GeneratedDrive(3, 5 * 15 + 16, **size, rate=15.0)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(30):
+        pair = full.pair(0, rng, (1, 15))
+        seen.add(pair.offset)
+        assert pair.between is not None and len(pair.between) == pair.offset - 1
+        for number, frame in enumerate(pair.between, 1):
+            errors = [
+                float(np.abs(drive.frame(15 - pair.offset + number + beside).frame.astype(int) - frame).mean()) for beside in (-1, 0, 1)
+            ]
+            assert errors[1] < 3.0 and errors[1] == min(errors)
+    assert len(seen) == 3
+    assert plain.pair(0, rng, (1, 15)).between is None and not plain.scenes[0].before
+
+
 def test_offset_zero_alone_gives_stills_from_every_source(data: Path) -> None:
     sources = [CamVidStills(data / "camvid/train"), PetsFrames(data / "pets09", range(12)), DriveScenes([3], scenes=1, width=64, height=48)]
     dataset = MixedDataset(sources, [1, 1, 1], SMALL, offsets=(0, 0))
@@ -149,6 +181,30 @@ def test_a_sample_depends_on_seed_and_index_alone(data: Path) -> None:
         assert same(first[index], second[index])
     assert not same(first[3], first[4])
     assert not same(first[3], MixedDataset(sources, [1, 1], SMALL, seed=6)[3])
+
+
+def test_the_frames_between_depend_on_seed_and_index_alone(data: Path) -> None:
+    sources = [CamVidStills(data / "camvid/train"), PetsFrames(data / "pets09", range(12))]
+    first, second = (MixedDataset(sources, [1, 1], replace(SMALL, between=True), seed=5, offsets=(0, 9)) for _ in range(2))
+    first[0]
+    for index in (3, 7, 123_456):
+        assert same(first[index], second[index])
+    plain = MixedDataset(sources, [1, 1], SMALL, seed=5, offsets=(0, 9))
+    for index in range(8):
+        assert same(plain[index], replace(first[index], between=None))
+
+
+def test_batches_list_the_frames_between(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [CamVidStills(data / "camvid/train"), PetsFrames(data / "pets09", range(12))]
+    dataset = MixedDataset(sources, [1, 1], replace(SMALL, between=True), offsets=(0, 9))
+    samples = [dataset[index] for index in range(5)]
+    batch = collate([*samples, replace(samples[0], between=None)])
+    assert [len(frames) for frames in batch.between] == [*(max(sample.offset - 1, 0) for sample in samples), 0]
+    assert any(map(len, batch.between)) and batch.between[-1].shape[1:] == (3, 64, 96)
+    assert collate([replace(sample, between=None) for sample in samples]).between == []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1 if tensor.dtype == torch.uint8 else tensor)
+    pinned = batch.pin_memory()
+    assert all(torch.equal(frames + 1, other) for frames, other in zip(batch.between, pinned.between, strict=True))
 
 
 def test_weights_are_shares(data: Path) -> None:

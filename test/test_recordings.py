@@ -54,6 +54,8 @@ def test_a_long_recording_is_thinned_to_runs_spread_over_it_and_pairs_stay_withi
     for index in rng.integers(0, len(clip), 300):
         pair = clip.pair(int(index), rng, (1, 15))
         assert number_of(pair.image) - number_of(pair.key_image) == pair.offset
+        assert pair.between is not None
+        assert numbers(pair.between) == list(range(number_of(pair.key_image) + 1, number_of(pair.image)))
     assert all(1 <= clip.pair(start, rng, (3, 9)).offset <= 3 for start in starts[:-1])
 
 
@@ -89,6 +91,8 @@ def test_the_last_fifth_is_held_out_with_its_own_keys() -> None:
     pairs = [learned.pair(50, rng, (5, 5)) for _ in range(400)]
     assert 0.05 < np.mean([pair.key_image is pair.image for pair in pairs]) < 0.15, "nothing moves in a tenth of them"
     assert {pair.offset for pair in pairs} == {5}
+    still = next(pair for pair in pairs if pair.key_image is pair.image)
+    assert still.between is not None and numbers(still.between) == [50] * 4
     runs = Clip("runs", learned.frames, learned.truth, firsts=[0] * 30 + [30] * 40 + [70] * 10)
     assert split(runs)[1].firsts == [0] * 6 + [6] * 10
 
