@@ -382,6 +382,21 @@ def test_a_run_starts_from_what_fits_of_a_bundle(tmp_path: Path) -> None:
     assert third.start_from(str(tmp_path / "bundle")) == ["heads.segmentation.score.weight", head]
 
 
+def test_the_recipe_of_another_split_point_begins_as_the_light_bundle_with_blocks_of_the_heads_own(tmp_path: Path) -> None:
+    training = Training(read_recipe(REPOSITORY / "dff_train/recipes/street_light_split.yaml"), tmp_path, CPU)
+    fresh = training.start_from(training.recipe.init)
+    assert {".".join(name.split(".")[:4]) for name in fresh} == {"heads.segmentation.blocks.0", "heads.detection.blocks.0"}
+    card, light = load_bundle("street_light")
+    assert {name: part for name, part in training.recipe.card.architecture.items() if name not in training.model.heads} == {
+        name: part for name, part in card.architecture.items() if name not in training.model.heads
+    }
+    feature = torch.rand(1, light.channels, 6, 8)
+    with torch.no_grad():
+        for task in light.tasks:
+            for ours, theirs in zip(training.averaged.eval().head(task)(feature), light.head(task)(feature), strict=True):
+                assert torch.equal(ours, theirs)
+
+
 def test_stages_change_places_with_a_fresh_optimiser(tmp_path: Path) -> None:
     training = Training(recipe(), tmp_path, CPU)
     training_step(training, batch((0, 0)))
