@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from accuracy_report import Absent, Figures, RowFigures, figures_of, merge_into, report
 
-from dff_ros.core.bundle import WEIGHTS_FILE, BundleError, find_bundle, read_card
+from dff_ros.core.bundle import PROSE, WEIGHTS_FILE, BundleError, find_bundle, read_card
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dff_ros"
@@ -34,8 +34,6 @@ DESCRIPTION = Path(__file__).with_name("accuracy.yaml")
 RESULTS = ROOT / "runs" / "accuracy"
 COPIED = "--without propagation"
 """For a teacher, of which only per-frame's figures are wanted: nothing is cheaper."""
-PROSE = frozenset({"name", "description", "licence", "provenance", "recipe", "figures"})
-"""What a card says to its readers alone: figures are written into it after they were measured."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Run:
         return RESULTS / f"{self.measurement.name}-{Path(self.bundle).name}-{digest}.json"
 
     def stamp(self) -> dict[str, str]:
-        """What the result depends on: the command, the code, what the card says of the networks and of scoring, and the weights."""
+        """What the result depends on: command, code, weights, and the card but for its prose, into which figures are written."""
         folder = bundle_folder(self.bundle)
         card = {name: value for name, value in vars(read_card(folder)).items() if name not in PROSE}
         return {
