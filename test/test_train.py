@@ -18,8 +18,9 @@ from training_data import write_camvid
 from dff_ros.core.bundle import Card, build_model, load_bundle, save_bundle
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_train.cli import main
+from dff_train.losses import unlabelled_objects
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
-from dff_train.parts import bundle_teacher
+from dff_train.parts import bundle_teacher, frozen_teacher
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
 from dff_train.train import Training, learning_rate_factor, moving_average, train, training_step
@@ -293,6 +294,23 @@ def test_what_weighs_nothing_is_not_computed() -> None:
     weights = {**DEFAULT_WEIGHTS, "lovasz": 0.0, "rpn_class": 0.0, "rpn_box": 0.0, "rfcn_class": 0.0, "rfcn_box": 0.0}
     model.heads["detection"].forward = None  # would fail if called
     assert set(batch_losses(model, batch((1, 2)), CPU, pairs=True, weights=weights)) == {"segmentation"}
+
+
+def test_the_labelled_loss_knows_what_the_teacher_sees_even_where_its_boxes_are_not_distilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(tiny_card_with_branch())
+    partial = replace(batch((1, 2)), labelled_classes=torch.tensor([[True, True, True], [False, True, False]]))
+    given: list[Any] = []
+
+    def noted(head: Any, taught: Any, truths: Any, *size: int) -> list[torch.Tensor]:
+        given.append((taught.objectness.requires_grad, [truth.labelled_classes.tolist() for truth in truths], size))
+        return unlabelled_objects(head, taught, truths, *size)
+
+    monkeypatch.setattr("dff_train.losses.unlabelled_objects", noted)
+    weights = {**DEFAULT_WEIGHTS, "feature": 1.0}
+    for teacher in (None, frozen_teacher(model)):
+        losses = batch_losses(model, partial, CPU, pairs=True, weights=weights, teacher=teacher)
+        assert "rpn_class" in losses and "distil_detection" not in losses
+    assert given == [(False, partial.labelled_classes.tolist(), (64, 96))]
 
 
 def test_the_moving_average_forgets_where_it_started_and_then_keeps_long() -> None:
