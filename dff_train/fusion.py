@@ -66,7 +66,8 @@ def _fit(
 ) -> None:
     """Have ``look`` tell what ``trunk`` sees in the words of ``wanted``'s feature, and the segmentation head what it would say of it."""
     weight, bias = _regression(look, trunk, wanted, images)
-    if Task.SEGMENTATION in model.tasks:
+    # Behind blocks of the head's own scores are no longer linear in the feature: what it reads cannot be solved for.
+    if Task.SEGMENTATION in model.tasks and not len(model.head(Task.SEGMENTATION).blocks):
         weight, bias = _with_scores_kept(model.head(Task.SEGMENTATION), look, weight, bias)
     look.conv.weight.copy_(weight.view(look.conv.weight.shape))
     look.conv.bias.copy_(bias)  # type: ignore[union-attr]

@@ -291,3 +291,19 @@ def test_a_head_without_classes_or_anchors_is_refused() -> None:
         RFCNHead(16, classes=0, anchors=[(8, 8)], stride=8)
     with pytest.raises(ValueError, match="got 2 and 0"):
         RFCNHead(16, classes=2, anchors=[], stride=8)
+
+
+def test_blocks_of_its_own_see_the_whole_feature_before_either_half_is_read() -> None:
+    torch.manual_seed(0)
+    feature = torch.rand(1, 8, 6, 6)
+    plain, split = (RFCNHead(8, classes=2, anchors=[(16, 16)], stride=8, bins=3, blocks=count).eval() for count in (0, 1))
+    assert split.load_state_dict(plain.state_dict(), strict=False).unexpected_keys == []
+    with torch.no_grad():
+        for fresh, old in zip(split(feature), plain(feature), strict=True):
+            assert torch.equal(fresh, old)
+        torch.nn.init.normal_(split.blocks[0].bn2.weight)
+        changed = split(feature)
+        for name, maps, expected in zip(RFCNMaps._fields, changed, plain(split.blocks(feature)), strict=True):
+            assert torch.equal(maps, expected), name
+        assert not torch.equal(changed.objectness, plain(feature).objectness)
+    assert not any(name.startswith("blocks") for name in plain.state_dict())

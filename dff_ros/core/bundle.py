@@ -34,6 +34,9 @@ WEIGHTS_FILE = "weights.safetensors"
 FEATURE_NETWORKS = "dff_ros.feature_networks"
 """Entry-point group: a user's own per-frame network joins by ``name = module:factory``; the card's ``kind`` names it."""
 
+PROSE = frozenset({"name", "description", "licence", "provenance", "recipe", "figures"})
+"""Fields of a card that speak to its readers alone: no network and no score depends on them."""
+
 TRIAL_CELLS = 4
 """Feature cells each way of the small frame that a bundle is tried on."""
 

@@ -72,6 +72,21 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(inner)) + shortcut)
 
 
+def head_blocks(channels: int, count: int) -> nn.Sequential:
+    """``count`` residual blocks of a head's own on the feature: the split point between N_feat and N_task, moved forward.
+
+    Blocks run on every frame, propagated ones too: more of them let more of the network see the corrected feature of each frame, fewer
+    make a propagated frame cheaper. They start as if they were not there, but for a rectification, which leaves a feature behind a ReLU
+    as it is; none is the paper's head. Raises ValueError for a negative count.
+    """
+    if count < 0:
+        raise ValueError(f"blocks should be at least 0, got {count}")
+    blocks = [BasicBlock(channels, channels) for _ in range(count)]
+    for block in blocks:
+        nn.init.zeros_(block.bn2.weight)
+    return nn.Sequential(*blocks)
+
+
 class Bottleneck(nn.Module):
     """ResNet's 1x1, 3x3, 1x1 block; the stride sits in the 3x3, as in torchvision (the paper's models: in the first 1x1)."""
 

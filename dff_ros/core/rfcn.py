@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dff_ros.core.boxes import anchors_at, batched_nms, clip_boxes, decode_boxes, first_kept
+from dff_ros.core.feature_network import head_blocks
 from dff_ros.core.results import MINIMUM_SCORE, Detections, ImageGeometry, Task
 
 
@@ -82,7 +83,8 @@ class RFCNHead(nn.Module):
 
     ``classes`` counts the foreground classes; ``anchors`` are (w, h) in pixels of the network's image, ``stride`` the pixels
     of a feature cell. ``rpn_channels`` > 0 puts a 3x3 convolution and ReLU before the RPN (Faster R-CNN's; the paper has
-    none). The defaults are the authors'.
+    none), and ``blocks`` > 0 residual blocks on the whole feature before both halves are read, see
+    :func:`dff_ros.core.feature_network.head_blocks`. The defaults are the authors'.
     """
 
     task = Task.DETECTION
@@ -96,6 +98,7 @@ class RFCNHead(nn.Module):
         stride: int,
         bins: int = 7,
         rpn_channels: int = 0,
+        blocks: int = 0,
         pre_nms: int = 6000,
         proposals: int = 300,
         proposal_nms: float = 0.7,
@@ -120,6 +123,7 @@ class RFCNHead(nn.Module):
         self.class_maps = nn.Conv2d(rest, (classes + 1) * bins**2, 1)
         self.box_maps = nn.Conv2d(rest, 4 * bins**2, 1)
         self._initialise()
+        self.blocks = head_blocks(channels, blocks)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -131,7 +135,7 @@ class RFCNHead(nn.Module):
 
     def forward(self, feature: Tensor) -> RFCNMaps:
         """``feature`` (N, channels, H, W) -> the raw maps, in the dtype of the weights."""
-        feature = feature.to(self.class_maps.weight.dtype)
+        feature = self.blocks(feature.to(self.class_maps.weight.dtype))
         first, second = feature[:, : self.rpn_inputs], feature[:, self.rpn_inputs :]
         if self.rpn_hidden is not None:
             first = F.relu(self.rpn_hidden(first))
