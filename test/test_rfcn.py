@@ -264,6 +264,17 @@ def assert_apart(detections: Detections, threshold: float) -> None:
         assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= threshold + 1e-4
 
 
+def test_votes_move_boxes_and_nothing_else() -> None:
+    torch.manual_seed(1)
+    maps = RFCNMaps(*(torch.randn(1, count, 12, 16) * 3 for count in (2, 8, 16, 16)))
+    plain, voted = (make_head(box_voting=threshold).decode(maps, same_size(96, 128)) for threshold in (0.0, 0.6))
+    assert np.array_equal(plain.scores, voted.scores) and np.array_equal(plain.labels, voted.labels)
+    shared = box_iou(torch.from_numpy(plain.boxes), torch.from_numpy(voted.boxes)).diagonal()
+    assert 0.5 < shared.min() < 0.99
+    with pytest.raises(ValueError, match="box_voting should be an IoU"):
+        make_head(box_voting=1.0)
+
+
 def test_nothing_found_is_an_empty_answer() -> None:
     detections = make_head(minimum_size=1000.0).decode(empty_maps(6, 6), same_size(48, 48))
     assert len(detections) == 0
