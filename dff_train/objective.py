@@ -113,7 +113,7 @@ def carried(
     """Features of frames ``offsets`` > 0 frames after their key frames: carried by ``fields``, then corrected by the branch, if any."""
     scale = None if fields.scale is None else fields.scale.to(key_feature.device)
     fields = FlowFields(fields.flow.to(key_feature.device), scale)
-    feature = propagate(key_feature, fields)
+    feature = propagate(model.carried_map(key_feature), fields)
     refine = model.refine_network
     if refine is None:
         return feature

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_train.datasets import mixed_dataset
-from dff_train.fusion import fit_fusion, fit_look
+from dff_train.fusion import fit_fusion, fit_half_cells, fit_look
 from dff_train.interrupts import ignore_interrupts, interrupt_noted
 from dff_train.objective import DISTILLATION_LOSSES, batch_losses, network_image
 from dff_train.parts import bundle_teacher, check_parts, freeze_but, frozen_teacher, set_modes
@@ -270,7 +270,7 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
 
 def fit_new_fusion(training: Training, data: Path, fresh: Sequence[str]) -> None:
     """Start what fuses looks whose networks came from a bundle, on stills of the sources, where it is among the ``fresh`` weights."""
-    fits = {"feature_network.looks.": fit_fusion, "refine_network.spread.": fit_look}
+    fits = {"feature_network.looks.": fit_fusion, "half_cells.": fit_half_cells, "refine_network.spread.": fit_look}
     wanted = [fit for prefix, fit in fits.items() if any(name.startswith(prefix) for name in fresh)]
     if not wanted:
         return

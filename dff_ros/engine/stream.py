@@ -204,7 +204,7 @@ class FeatureFlowStream:
     def _propagate(self, key: KeyFrame, prepared: PreparedFrame, pair: FramePair, times: StepTimes) -> Tensor:
         fields = pair.fields
         with times.measure("flow", self._model.device):
-            feature = propagate(key.feature, fields)
+            feature = propagate(key.carried, fields)
         if not self._model.refines(self._settings):
             return feature
         with times.measure("refine", self._model.device):

@@ -27,6 +27,11 @@ class PreparedFrame:
         prepared: Tensor = self._networks.flow_network.prepare(self._image)
         return prepared
 
+    def carried_map(self, feature: Tensor) -> Tensor:
+        """What is warped of the frame's ``feature``, float32 as that is."""
+        carried: Tensor = self._networks.carried_map(feature)
+        return carried
+
     @cached_property
     def refine(self) -> RefineInput:
         """For the branch on the current frame, which the bundle must have."""
@@ -42,6 +47,11 @@ class KeyFrame:
     prepared: PreparedFrame
     geometry: ImageGeometry
     stamp: int
+
+    @cached_property
+    def carried(self) -> Tensor:
+        """What is warped of it, made when first asked for: per-frame never asks."""
+        return self.prepared.carried_map(self.feature)
 
 
 class Track:
