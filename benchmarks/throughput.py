@@ -53,7 +53,7 @@ def run(model: LoadedModel, settings: EngineSettings, frames: Frames, rate: floa
         result = stream.step(frames[index % len(frames)], 0)
         dropped += missed
         steps.append(result.step_ms)
-        keys += result.is_key
+        keys += result.made_key
     seconds = time.perf_counter() - begun
     p50, p95, p99 = np.percentile(steps, [50, 95, 99])
     return (

@@ -265,7 +265,7 @@ def test_rates_and_percentiles_are_of_the_last_seconds() -> None:
     assert engine_values(statistics, {})["latency_ms_p50"] == ""
     for index in range(10):
         statistics.arrived(replaced=index == 3)
-        statistics.answered(is_key=index % 5 == 0, latency_ms=10.0 * index, step_ms=1.0, overhead_ms=0.5)
+        statistics.answered(made_key=index % 5 == 0, latency_ms=10.0 * index, step_ms=1.0, overhead_ms=0.5)
     values = engine_values(statistics, {"device": "cpu"})
     assert (values["key_rate"], values["latency_ms_p50"], values["step_ms_p95"]) == ("0.2000", "45.00", "1.00")
     assert (statistics.counters.received, statistics.counters.dropped, statistics.counters.processed) == (10, 1, 10)
