@@ -103,6 +103,11 @@ class FeatureFlowStream:
         """What the stream currently runs with."""
         return self._settings
 
+    @property
+    def makes_keys_aside(self) -> bool:
+        """As the settings say; per-frame always blocks, as each frame is a key frame there and nothing is propagated."""
+        return self._settings.key_frames == "aside" and self._settings.schedule.strip() != "per-frame"
+
     def apply(self, settings: EngineSettings) -> None:
         """Take over changed dynamic settings from the next frame on; raises ValueError for a schedule that does not parse."""
         renewed = ("schedule", "adaptive_motion", "adaptive_min_age", "adaptive_max_age")
@@ -163,7 +168,7 @@ class FeatureFlowStream:
         step = self._track.way.step_to(current.prepared)
         pair = self._pair(current, self._track, step)
         reason = "" if self._aside.in_flight else self._key_reason(pair)
-        if reason and not self._computes_aside:
+        if reason and not self.makes_keys_aside:
             self._track, result = self._key_step(current, pair, reason)
             return result
         try:
@@ -203,11 +208,6 @@ class FeatureFlowStream:
             self.reset("time went back")
         elif stamp and self._last_stamp and 0 < self._settings.max_gap * 1e9 < stamp - self._last_stamp:
             self.reset("gap")
-
-    @property
-    def _computes_aside(self) -> bool:
-        """Per-frame always blocks: each frame is a key frame there, and nothing is propagated."""
-        return self._settings.key_frames == "aside" and self._settings.schedule.strip() != "per-frame"
 
     def _on_queue(self) -> AbstractContextManager[object]:
         return nullcontext() if self._queue is None else torch.cuda.stream(self._queue)
