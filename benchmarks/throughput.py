@@ -79,7 +79,7 @@ def main() -> None:
     recording = open_recording(video=options.video, frames=options.frames, drive=drive)
     frames = [np.ascontiguousarray(item.frame) for item in itertools.islice(recording, options.count)]
     keep_freed_memory()  # as the node does
-    settings = EngineSettings(model=options.model, max_key_age=0.0)
+    settings = EngineSettings(model=options.model, max_key_age=0.0, key_frames="blocking")
     model = load_model(settings)
     height, width = frames[0].shape[:2]
     print(f"{recording.description}: {width}x{height}, both heads, {model.device} {str(model.precision).removeprefix('torch.')}\n")
