@@ -1,4 +1,4 @@
-"""The key feature between its cells: fitted, a warp by half a cell keeps what each part of a cell says."""
+"""The key feature between its cells: fitted, it is nearer to what the network says of the frame moved by half a cell."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from dff_ros.core.bundle import BundleError, build_model, load_bundle, save_bund
 from dff_ros.core.half_cells import HalfCells
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import warp
-from dff_ros.core.results import Task
 from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
-from dff_train.fusion import fit_half_cells, scores_between
+from dff_train.fusion import fit_half_cells
 
 
-def model(subcells: int = 2) -> DeepFeatureFlow:
+def model() -> DeepFeatureFlow:
     torch.manual_seed(0)
     card = tiny_card()
-    architecture = {**card.architecture, "segmentation": {"subcells": subcells}, "half_cells": True}
-    built = build_model(replace(card, architecture=architecture)).eval()
-    torch.nn.init.normal_(built.head(Task.SEGMENTATION).score.weight)
-    torch.nn.init.normal_(built.head(Task.SEGMENTATION).score.bias)
-    return built
+    return build_model(replace(card, architecture={**card.architecture, "half_cells": True})).eval()
 
 
 def flow(dx: float, dy: float, height: int, width: int) -> torch.Tensor:
@@ -60,37 +55,8 @@ def test_maps_that_are_no_multiple_of_the_flow_are_refused(shape: tuple[int, ...
         warp(torch.zeros(shape), torch.zeros(1, 2, 6, 8))
 
 
-@pytest.mark.parametrize("subcells", [1, 2, 3])
-def test_scores_between_cells_are_those_of_the_parts_that_lie_there(subcells: int) -> None:
-    built = model(subcells)
-    # Where the head reads more than the feature has, no feature can give it all of the scores.
-    head = built.head(Task.SEGMENTATION)
-    keep = subcells**2 * max(1, built.channels // 2 // subcells**2)
-    head.score.weight.data, head.score.bias.data = head.score.weight.data[:keep], head.score.bias.data[:keep]
-    fit_half_cells(built, [torch.rand(2, 3, 64, 96) for _ in range(2)])
-    feature = torch.rand(1, built.channels, 8, 12)
-    with torch.no_grad():
-        # Parts in pixels of their own, finely enough that half a cell is a whole number of them.
-        fine = head(feature).repeat_interleave(2, 2).repeat_interleave(2, 3)
-        for dx, dy in ((0.5, 0.0), (0.0, 0.5), (0.5, 0.5)):
-            moved = fine[:, :, int(dy * 2 * subcells) :, int(dx * 2 * subcells) :]
-            expected = F.avg_pool2d(moved, 2)[:, :, : 7 * subcells, : 11 * subcells]
-            found = head(warp(built.carried_map(feature), flow(dx, dy, 8, 12)))[:, :, : 7 * subcells, : 11 * subcells]
-            torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
-
-
-def test_scores_between_by_hand() -> None:
-    score = torch.tensor([[1.0], [10.0], [100.0], [1000.0]])  # upper left, upper right, lower left, lower right part
-    right = scores_between(score, subcells=2, down=0.0, right=0.5)[0].view(4, 2, 2)
-    assert right[0].tolist() == [[10.0, 0.0], [0.0, 0.0]]  # the upper left part there: the upper right one of the left cell
-    assert right[1].tolist() == [[0.0, 1.0], [0.0, 0.0]]
-    both = scores_between(score, subcells=2, down=0.5, right=0.5)[0].view(4, 2, 2)
-    assert both[0].tolist() == [[1000.0, 0.0], [0.0, 0.0]] and both[3].tolist() == [[0.0, 0.0], [0.0, 1.0]]
-
-
 def test_fitted_half_cells_are_nearer_to_the_moved_frames_feature() -> None:
     built = model()
-    del built.heads[Task.SEGMENTATION.value]
     network = built.feature_network
     images = [torch.rand(1, 3, 8, 12).repeat_interleave(8, 2).repeat_interleave(8, 3) for _ in range(8)]
 
