@@ -73,7 +73,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine", "given here they win over --params")
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
-    group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE]")
+    group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE|ms_per_s=MS|latency_ms=MS]")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     group.add_argument("--params", type=Path, metavar="FILE.yaml", help=params)
     without = (

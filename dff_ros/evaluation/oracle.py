@@ -81,7 +81,7 @@ def _programme(losses: Losses) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def _stretches(losses: Losses) -> NDArray[np.float64]:
-    """(frames + 1, ages + 1): what a key at frame i and the frames after it lose in all, so many frames together; inf where it cannot be."""
+    """(frames + 1, ages + 1): what a key at frame i and those after it lose, so many frames in all; inf where it cannot be."""
     frames, ages = losses.shape
     total = np.full((frames + 1, ages + 1), np.inf)
     total[:, 0] = 0.0
