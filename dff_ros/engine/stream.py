@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from torch import Tensor
 from dff_ros.core.bundle import Card
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
+from dff_ros.core.signals import Signals, measure_signals, surprise
+from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
-from dff_ros.engine.schedule import FramePair, parse_schedule
+from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Track
 
@@ -83,7 +85,9 @@ class FeatureFlowStream:
     def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
         self._model = model
         self._settings = settings
-        self._schedule = parse_schedule(settings.schedule, settings)
+        self._schedule = parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._renewal: Renewal | None = None
+        self._spent_ms: float | None = None
         self._track: Track | None = None
         self._last_stamp = 0
         self._reset_reason = "first frame"
@@ -100,23 +104,26 @@ class FeatureFlowStream:
 
     def apply(self, settings: EngineSettings) -> None:
         """Take over changed dynamic settings from the next frame on; raises ValueError for a schedule that does not parse."""
-        renewed = ("schedule", "adaptive_motion", "adaptive_min_age", "adaptive_max_age")
+        renewed = ("schedule", "adaptive_price", "adaptive_min_age", "adaptive_max_age")
         if any(getattr(settings, name) != getattr(self._settings, name) for name in renewed):
-            self._schedule = parse_schedule(settings.schedule, settings)
+            self._schedule = parse_schedule(settings.schedule, settings, estimator=self.card.estimator, previous=self._schedule)
         self._settings = settings
 
     def reset(self, reason: str = "reset") -> None:
         """Forget the key frame: the next frame is one, for ``reason``."""
-        self._track = None
+        self._track = self._renewal = None
         self._last_stamp = 0
         self._reset_reason = reason
         self._schedule.reset()
 
     @torch.inference_mode()
-    def step(self, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
+    def step(
+        self, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS, turn_rate: float | None = None
+    ) -> FrameResult:
         """Process the next frame of the video.
 
-        ``frame`` is (H, W, 3) uint8 RGB of any strides, ``stamp`` its time in nanoseconds (0: unknown), ``tasks`` the heads to run.
+        ``frame`` is (H, W, 3) uint8 RGB of any strides, ``stamp`` its time in nanoseconds (0: unknown), ``tasks`` the heads to run,
+        ``turn_rate`` how fast the camera turns by another sensor, radians a second (a hint to the schedule).
         Raises ValueError for a frame that is none; the stream then stays as it was.
         """
         check_frame(frame)
@@ -125,17 +132,20 @@ class FeatureFlowStream:
         image, geometry = self._preprocess(frame)
         prepared = PreparedFrame(self._model.networks, image)
         track = self._track
-        pair = None if track is None else self._pair(track, prepared, stamp, times)
-        reason = self._key_reason(pair)
-        if reason or track is None or pair is None:
+        pair = None if track is None else self._pair(track, prepared, stamp, times, turn_rate)
+        decision = self._decide(pair)
+        if decision or track is None or pair is None:
             key = KeyFrame(self._extract(image, times), prepared, geometry, stamp)
-            result = self._answer(key.feature, key, pair, age=0, stamp=stamp, reason=reason, tasks=tasks, times=times)
+            self._renewal = None if track is None or pair is None else self._renewed(track.key, key, pair)
+            result = self._answer(key.feature, key, pair, age=0, stamp=stamp, reason=decision.reason, tasks=tasks, times=times)
             self._track = Track(self._model, key)
         else:
             feature = self._propagate(track.key, prepared, pair, times)
             result = self._answer(feature, track.key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
+            result = replace(result, disagreement=decision.disagreement)
             track.advance(prepared, pair.fields)
         self._last_stamp = stamp
+        self._spent_ms = result.step_ms
         return result
 
     @torch.inference_mode()
@@ -182,24 +192,46 @@ class FeatureFlowStream:
         with times.measure("feature", self._model.device):
             return self._model.extract(image)
 
-    def _pair(self, track: Track, prepared: PreparedFrame, stamp: int, times: StepTimes) -> FramePair:
+    def _pair(
+        self, track: Track, prepared: PreparedFrame, stamp: int, times: StepTimes, turn_rate: float | None = None
+    ) -> FramePair:
         key, stride = track.key, self._model.networks.stride
 
         def compute_fields() -> FlowFields:
             with times.measure("flow", self._model.device):
                 return track.fields_of(prepared)
 
-        age_ns = stamp - key.stamp if stamp and key.stamp else None
-        return FramePair(age=track.age + 1, age_ns=age_ns, pixels_per_cell=stride / key.geometry.scale_x, compute_fields=compute_fields)
+        def compute_signals(fields: FlowFields) -> Signals:
+            return measure_signals(prepared.cells, key.prepared.cells, fields.flow, age=track.age + 1)
 
-    def _key_reason(self, pair: FramePair | None) -> str:
+        return FramePair(
+            age=track.age + 1,
+            age_ns=stamp - key.stamp if stamp and key.stamp else None,
+            pixels_per_cell=stride / key.geometry.scale_x,
+            compute_fields=compute_fields,
+            compute_signals=compute_signals,
+            renewal=self._renewal,
+            interval_ns=stamp - self._last_stamp if stamp and self._last_stamp else None,
+            spent_ms=self._spent_ms,
+            turn_rate=turn_rate,
+        )
+
+    def _decide(self, pair: FramePair | None) -> Decision:
         if pair is None:
-            return self._reset_reason
+            return Decision(True, self._reset_reason, hard=True)
         limit = self._settings.max_key_age * 1e9
-        if limit and pair.age_ns is not None and pair.age_ns > limit:
-            self._schedule.reset()
-            return "age"
-        return self._schedule.is_key_frame(pair).reason
+        decision = self._schedule.is_key_frame(pair)
+        if not decision and limit and pair.age_ns is not None and pair.age_ns > limit:
+            return Decision(True, "age", decision.disagreement)
+        return decision
+
+    def _renewed(self, before: KeyFrame, key: KeyFrame, pair: FramePair) -> Renewal | None:
+        """What the new key frame shows of the one before, where the schedule has looked at it and there are classes to compare."""
+        networks = self._model.networks
+        if not pair.signals_measured or Task.SEGMENTATION not in networks.tasks:
+            return None
+        seen = surprise(networks.head(Task.SEGMENTATION), before.feature, pair.fields, key.feature)
+        return Renewal(pair.signals, seen)
 
     def _propagate(self, key: KeyFrame, prepared: PreparedFrame, pair: FramePair, times: StepTimes) -> Tensor:
         fields = pair.fields
