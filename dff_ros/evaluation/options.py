@@ -15,7 +15,12 @@ from dff_ros.engine.settings import EngineSettings
 PROPAGATION = "propagation"
 """Left out, the key's answer is copied. That is a control of the evaluation: no engine would do so."""
 
-NODE_ONLY = frozenset({"image_transport", "autostart", "report_cost", "class_id_format", "max_image_age", "jpeg_quality"})
+NODE_ONLY = frozenset(
+    {
+        *("image_transport", "autostart", "report_cost", "class_id_format", "max_image_age", "motion_topic", "motion_type"),
+        "jpeg_quality",
+    }
+)
 """Parameters of ``dff_node`` that are not the engine's; a test holds them against the node's declarations."""
 
 ROS_OWN = frozenset({"use_sim_time", "qos_overrides", "start_type_description_service"})
