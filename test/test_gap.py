@@ -115,7 +115,7 @@ def test_a_good_signal_closes_much_of_the_gap_and_chance_none() -> None:
     gaps = [gap_at(table, adaptive, rate) for rate in (0.15, 0.2, 0.3)]
     assert all(gap.tried.rate == pytest.approx(rate, rel=0.02) for gap, rate in zip(gaps, (0.15, 0.2, 0.3), strict=True))
     assert all(0.6 < gap.closed <= 1.0 for gap in gaps)
-    low, high = mean_interval(gaps)
+    low, high = mean_interval(gaps, table.firsts.tolist())
     assert low < np.mean([gap.closed for gap in gaps]) < high
     chance = gap_at(table, lambda price: RandomSchedule(min(0.01 / price, 1.0)), 0.2)
     assert chance.closed < 0

@@ -105,18 +105,23 @@ class Gap:
         gap = float((self.fixed - self.oracle).mean())
         return float((self.fixed - self.tried.losses).mean()) / gap if gap > 0 else math.nan
 
-    def interval(self, *, resamplings: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """The share closed in 95 % of resamplings of blocks of frames."""
-        return mean_interval([self], resamplings=resamplings, seed=seed)
 
+def mean_interval(gaps: Sequence[Gap], firsts: Sequence[int], *, resamplings: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The mean share closed by several gaps of one table in 95 % of resamplings of blocks of frames.
 
-def mean_interval(gaps: Sequence[Gap], *, resamplings: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The mean share closed by several gaps of one table in 95 % of resamplings of blocks of frames."""
-    count = len(gaps[0].fixed)
-    blocks = [np.arange(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
+    Each recording, beginning at one of ``firsts``, is resampled by itself: what is played stays what it was.
+    """
+    borders = [*firsts, len(gaps[0].fixed)]
+    random = np.random.default_rng(seed)
+    blocks: list[NDArray[np.intp]] = []
+    drawings = []
+    for first, after in itertools.pairwise(borders):
+        own = [np.arange(begin, min(begin + BLOCK, after)) for begin in range(first, after, BLOCK)]
+        drawings.append(len(blocks) + random.integers(0, len(own), (resamplings, len(own))))
+        blocks += own
+    drawn = np.concatenate(drawings, axis=1)
     gained = np.array([[float((gap.fixed - gap.tried.losses)[block].sum()) for block in blocks] for gap in gaps])
     possible = np.array([[float((gap.fixed - gap.oracle)[block].sum()) for block in blocks] for gap in gaps])
-    drawn = np.random.default_rng(seed).integers(0, len(blocks), (resamplings, len(blocks)))
     shares = (gained[:, drawn].sum(axis=2) / possible[:, drawn].sum(axis=2)).mean(axis=0)
     low, high = np.percentile(shares, [2.5, 97.5])
     return float(low), float(high)
