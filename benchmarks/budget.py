@@ -56,7 +56,8 @@ class Played:
         at = [index for index, key in enumerate(self.keys) if key and index >= middle]
         rates = [WINDOW / (at[number + WINDOW] - at[number]) for number in range(len(at) - WINDOW)]
         off = [number for number, rate in enumerate(rates) if abs(rate / wanted - 1) > 0.1]
-        return 0 if not off else off[-1] + 1 if off[-1] + 1 < len(rates) else None
+        settled = off[-1] + 1 if off else 0
+        return settled if settled < len(rates) else None
 
 
 def back_and_forth(frames: Sequence[Frame], count: int) -> Iterator[Frame]:

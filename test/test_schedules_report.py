@@ -98,6 +98,7 @@ def test_a_played_budget_is_settled_when_every_later_stretch_holds() -> None:
     doubled = Played([*every_fifth, *(index % 10 == 0 for index in range(1000))], [10.0] * 1500)
     assert doubled.settled(500, 0.1) == 0
     assert Played([index % 10 == 0 for index in range(1000)], []).settled(0, 0.2) is None
+    assert Played([index % 10 == 0 for index in range(100)], []).settled(0, 0.1) is None  # too few keys to tell
     late = Played([*(index % 5 == 0 for index in range(200)), *(index % 10 == 0 for index in range(1000))], [])
     assert late.settled(0, 0.1) == pytest.approx(38, abs=3)
     assert doubled.busy(0) == pytest.approx(150.0)
