@@ -1,33 +1,35 @@
 """The ablation: what each part of propagation brings, one ``dff_replay`` command for each row and recording.
 
-    python benchmarks/accuracy.py --data $DATA [--reuse] [--only ROW] [--teacher BUNDLE]
+    python benchmarks/accuracy.py --data $DATA [--reuse] [--only ROW] [--bundle ROW=BUNDLE] [--teacher BUNDLE]
 
 Rows and recordings stand in accuracy.yaml beside this script. Each command's JSON is kept in runs/accuracy; with --reuse those whose
-command and bundle are still the same are not run again, so that an interrupted run is taken up. Tables go into docs/accuracy.md, between
-its two marks, and plots beside it where matplotlib is installed (pip install -c constraints.txt -e ".[plots]"). A row whose
-bundle is missing is skipped and said to be.
+command, bundle and code (all of dff_ros) are still the same are not run again, so that an interrupted run is taken up. Tables go into
+docs/accuracy.md, between its two marks, and plots beside it where matplotlib is installed (pip install -c constraints.txt -e ".[plots]").
+A row whose bundle is missing is listed there as not measured, with what it would be and what makes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from accuracy_report import Figures, RowFigures, figures_of, merge_into, report
+from accuracy_report import Absent, Figures, RowFigures, figures_of, merge_into, report
 
-from dff_ros.core.bundle import WEIGHTS_FILE, BundleError, find_bundle, read_card
+from dff_ros.core.bundle import PROSE, WEIGHTS_FILE, BundleError, find_bundle, read_card
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dff_ros"
 DESCRIPTION = Path(__file__).with_name("accuracy.yaml")
 RESULTS = ROOT / "runs" / "accuracy"
 COPIED = "--without propagation"
@@ -46,12 +48,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the tables. Several ``bundles`` are the same recipe with other seeds; ``per_frame`` reads the baseline's figures."""
+    """One line of the tables. Several ``bundles`` are the same recipe with other seeds; ``per_frame`` reads the baseline's figures.
+
+    ``about`` says what it is of a bundle that may be missing, and ``made_by`` the command that makes one that is not shipped.
+    """
 
     name: str
     bundles: tuple[str, ...]
     options: str = ""
     per_frame: bool = False
+    about: str = ""
     made_by: str = ""
 
 
@@ -83,13 +89,26 @@ class Run:
         digest = hashlib.sha256(self.command.encode()).hexdigest()[:8]
         return RESULTS / f"{self.measurement.name}-{Path(self.bundle).name}-{digest}.json"
 
-    def stamp(self) -> str:
-        """What the result depends on: the command, the networks and their weights."""
+    def stamp(self) -> dict[str, str]:
+        """What the result depends on: command, code, weights, and the card but for its prose, into which figures are written."""
         folder = bundle_folder(self.bundle)
-        card = read_card(folder)
-        networks = f"{card.architecture} {card.input_pixels} {card.segmentation_classes} {card.detection_classes}"
-        weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-        return f"{self.command}\n{hashlib.sha256(networks.encode()).hexdigest()}\n{weights}\n"
+        card = {name: value for name, value in vars(read_card(folder)).items() if name not in PROSE}
+        return {
+            "command": self.command,
+            "code": code_digest(PACKAGE),
+            "card": hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest(),
+            "weights": hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
+        }
+
+
+@functools.cache
+def code_digest(package: Path) -> str:
+    """The digest of all Python files of a package, read once: a run's results carry the code that it began with."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def read_description(file: Path) -> Ablation:
@@ -111,6 +130,29 @@ def read_description(file: Path) -> Ablation:
 
 def _row(name: str, bundle: str | Sequence[str], **more: Any) -> Row:
     return Row(name, (bundle,) if isinstance(bundle, str) else tuple(bundle), **more)
+
+
+def _row_and_bundle(text: str) -> tuple[str, str]:
+    row, _, bundle = text.partition("=")
+    if not (row and bundle):
+        raise argparse.ArgumentTypeError(f"should be ROW=BUNDLE, got {text!r}")
+    return row, bundle
+
+
+def with_bundles(ablation: Ablation, given: Sequence[tuple[str, str]]) -> Ablation:
+    """The ablation with other bundles for the rows named in ``given``; raises ValueError where there is no such row."""
+    bundles: dict[str, tuple[str, ...]] = {}
+    for row, bundle in given:
+        bundles[row] = (*bundles.get(row, ()), bundle)
+    _check_rows(ablation, bundles)
+    rows = tuple(replace(row, bundles=bundles.get(row.name, row.bundles)) for row in ablation.rows)
+    return replace(ablation, rows=rows)
+
+
+def _check_rows(ablation: Ablation, names: Iterable[str]) -> None:
+    known = [row.name for row in ablation.rows]
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"rows are {'; '.join(known)}; got {'; '.join(unknown)}")
 
 
 def bundle_folder(name: str) -> Path:
@@ -142,9 +184,11 @@ class Runner:
         """A command's JSON; None where it failed, which is said, or where with ``kept_only`` there is none yet."""
         stamp = run.stamp()
         if self._reuse or kept_only or run.command in self._done:
-            if _is_kept(run, stamp):
+            changed = _changed(run, stamp)
+            if not changed:
                 print(f"  {run.measurement.name}: kept", flush=True)
                 return _read(run.result)
+            print(f"  {run.measurement.name}: {changed}", flush=True)
             if kept_only or run.command in self._done:
                 return None
         self._done.add(run.command)
@@ -160,7 +204,7 @@ class Runner:
             found.append(figures_of(given, per_frame=row.per_frame))
         return found
 
-    def _carry_out(self, run: Run, stamp: str) -> Mapping[str, Any] | None:
+    def _carry_out(self, run: Run, stamp: Mapping[str, str]) -> Mapping[str, Any] | None:
         run.result.parent.mkdir(parents=True, exist_ok=True)
         _stamp_file(run).unlink(missing_ok=True)
         words = [word.replace("$DATA", str(self._data)) for word in shlex.split(run.command)[1:]]
@@ -173,7 +217,7 @@ class Runner:
             lines = log.read_text().strip().splitlines() or ["no message"]
             print(f"  {run.measurement.name}: failed with exit code {code}: {lines[-1]} (all of it: {log})", flush=True)
             return None
-        _stamp_file(run).write_text(stamp)
+        _stamp_file(run).write_text(json.dumps(stamp, indent=1))
         print(f"  {run.measurement.name}: {time.perf_counter() - started:.0f} s", flush=True)
         return _read(run.result)
 
@@ -182,8 +226,16 @@ def _stamp_file(run: Run) -> Path:
     return run.result.with_suffix(".stamp")
 
 
-def _is_kept(run: Run, stamp: str) -> bool:
-    return run.result.is_file() and _stamp_file(run).is_file() and _stamp_file(run).read_text() == stamp
+def _changed(run: Run, stamp: Mapping[str, str]) -> str:
+    """Why the result that is kept no longer holds, or that there is none; empty where it holds."""
+    if not (run.result.is_file() and _stamp_file(run).is_file()):
+        return "no result is kept"
+    try:
+        kept = json.loads(_stamp_file(run).read_text())
+        changed = [name for name, value in stamp.items() if kept.get(name) != value]
+    except (ValueError, AttributeError):
+        changed = ["stamp"]  # an earlier version's
+    return f"measured with another {' and '.join(changed)}" if changed else ""
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -210,8 +262,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data, laid out as docs/data.md says; $DATA in the commands")
     parser.add_argument("--rows", type=Path, default=DESCRIPTION, metavar="FILE.yaml", help="rows and recordings")
     parser.add_argument("--only", action="append", metavar="ROW", help="run only this row; may be given again. Others as they were")
+    about = "bundle of a row, in place of the YAML's; given again for the same row it is another seed of the same recipe"
+    parser.add_argument("--bundle", action="append", metavar="ROW=BUNDLE", default=[], type=_row_and_bundle, help=about)
     parser.add_argument("--teacher", metavar="BUNDLE", help="the per-frame network before joint training, in place of the YAML's")
-    parser.add_argument("--reuse", action="store_true", help="keep results whose command and bundle are the same")
+    parser.add_argument("--reuse", action="store_true", help="keep results whose command, bundle and code are the same")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", metavar="DIR", help="where accuracy.md and the plots are")
     options = parser.parse_args(arguments)
     try:
@@ -223,23 +277,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """What ``main`` does; raises ValueError or OSError in one line."""
-    ablation = read_description(options.rows)
-    unknown = set(options.only or ()) - {row.name for row in ablation.rows}
-    if unknown:
-        raise ValueError(f"rows are {', '.join(row.name for row in ablation.rows)}; got {', '.join(sorted(unknown))}")
+    ablation = with_bundles(read_description(options.rows), options.bundle)
+    _check_rows(ablation, options.only or ())
     runner = Runner(options.data.resolve(), reuse=options.reuse)
     teacher_name = ablation.teacher if options.teacher is None else options.teacher
     teacher = teacher_figures(teacher_name, ablation, runner, kept_only=bool(options.only))
     done: list[RowFigures] = []
+    absent: list[Absent] = []
     for number, row in enumerate(ablation.rows, start=1):
         print(f"row {number} of {len(ablation.rows)}, {row.name}: {', '.join(row.bundles)} {row.options}".rstrip(), flush=True)
         if reason := missing(row):
             print(f"  skipped: {reason}", flush=True)
+            absent.append(Absent(row.name, row.about, row.made_by))
             continue
         kept_only = bool(options.only) and row.name not in options.only
         seeds = runner.figures(row, ablation.measurements, kept_only=kept_only)
         if any(figures.measured for figures in seeds):
-            done.append(RowFigures(row.name, row.bundles, row.options, row.made_by, row.per_frame, seeds))
+            done.append(RowFigures(row.name, row.bundles, row.options, row.made_by, row.per_frame, seeds, row.about))
         else:
             print("  left out: nothing was measured", flush=True)
     if not done:
@@ -247,7 +301,7 @@ def run(options: argparse.Namespace) -> int:
     options.docs.mkdir(parents=True, exist_ok=True)
     plots = draw(done, options.docs)
     recordings = {item.name: (item.title, item.options) for item in ablation.measurements}
-    merge_into(options.docs / "accuracy.md", report(done, teacher, teacher_name, recordings, plots))
+    merge_into(options.docs / "accuracy.md", report(done, teacher, teacher_name, recordings, plots, absent))
     print(f"wrote {', '.join(str(options.docs / name) for name in ('accuracy.md', *plots))}")
     return _said_to_be_complete(done, {item.name for item in ablation.measurements})
 

@@ -47,6 +47,16 @@ class RowFigures:
     made_by: str
     per_frame: bool
     seeds: Sequence[Figures]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A row that could not be measured because its bundle is missing: what it would be, and the command that makes the bundle."""
+
+    name: str
+    about: str
+    made_by: str
 
 
 def figures_of(results: Iterable[tuple[str, Sequence[str], Mapping[str, Any]]], *, per_frame: bool) -> Figures:
@@ -163,12 +173,21 @@ def command_lines(rows: Sequence[RowFigures], recordings: Mapping[str, tuple[str
         seeds = f"; other seeds: {', '.join(row.bundles[1:])}" if row.bundles[1:] else ""
         made_by = f"; made by `{row.made_by}`" if row.made_by else ""
         read = " (its `baseline`)" if row.per_frame else ""
-        commands.append([row.name, f"`{' '.join(filter(None, words))}`{read}{seeds}{made_by}"])
+        about = f"{row.about}: " if row.about else ""
+        commands.append([row.name, f"{about}`{' '.join(filter(None, words))}`{read}{seeds}{made_by}"])
     return [
         f"The command of each row, for the first recording; the others replace `${first}`. $DATA is the folder that data.md describes.",
         *("", "```", *variables, "```", ""),
         *table(["", "command"], commands),
     ]
+
+
+def absent_lines(rows: Sequence[Absent]) -> list[str]:
+    """A section on the rows that were not measured; none where all were."""
+    if not rows:
+        return []
+    lines = [[row.name, row.about or DASH, f"`{row.made_by}`" if row.made_by else DASH] for row in rows]
+    return ["", "### Not measured", "", *table(["", "what it would be", "made by"], lines)]
 
 
 def report(
@@ -177,8 +196,9 @@ def report(
     teacher_name: str,
     recordings: Mapping[str, tuple[str, str]],
     plots: Sequence[str],
+    absent: Sequence[Absent] = (),
 ) -> str:
-    """All tables, the commands and the plots, in markdown."""
+    """All tables, the commands, the plots and what is ``absent`` from them, in markdown."""
     against = f"the better of `{teacher_name}`'s per-frame and the bundle's own" if teacher else "the bundle's own per-frame"
     parts = [f"Losses are taken against {against}: positive is worse."]
     segmentation = curve_table(rows, lambda figures: figures.miou, teacher.miou if teacher else None)
@@ -191,7 +211,7 @@ def report(
             parts += ["", f"### AP50 by age of the key: {recordings[name][0]}", "", *boxes]
     parts += ["", "### Agreement with per-frame, delay of new objects, time", "", *cost_table(rows)]
     parts += [line for plot in plots for line in ("", f"![{plot.removesuffix('.png').replace('_', ' ')}]({plot})")]
-    return "\n".join([*parts, "", "### Commands", "", *command_lines(rows, recordings)])
+    return "\n".join([*parts, *absent_lines(absent), "", "### Commands", "", *command_lines(rows, recordings)])
 
 
 def merge_into(file: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:

@@ -26,10 +26,13 @@ from dff_ros.recording.opening import open_recording
 Frames = Sequence[NDArray[np.uint8]]
 
 
-def arrivals(rate: float | None, count: int) -> Iterator[tuple[int, int]]:
-    """(index of the newest frame, frames dropped before it); waits for the clock. Without a rate every frame, at once."""
+def arrivals(rate: float | None, count: int) -> Iterator[tuple[int, int, float]]:
+    """(index of the newest frame, frames dropped before it, ``time.perf_counter`` of its arrival); waits for the clock.
+
+    Without a rate every frame, at once.
+    """
     if rate is None:
-        yield from ((index, 0) for index in range(count))
+        yield from ((index, 0, time.perf_counter()) for index in range(count))
         return
     start, last = time.perf_counter(), -1
     while last < count - 1:
@@ -37,7 +40,7 @@ def arrivals(rate: float | None, count: int) -> Iterator[tuple[int, int]]:
         if newest == last:
             time.sleep(max(0.0, start + (last + 1) / rate - time.perf_counter()))
             continue
-        yield newest, newest - last - 1
+        yield newest, newest - last - 1, start + newest / rate
         last = newest
 
 
@@ -49,11 +52,11 @@ def run(model: LoadedModel, settings: EngineSettings, frames: Frames, rate: floa
     stream.reset()
     dropped, steps, keys = 0, [], 0
     begun = time.perf_counter()
-    for index, missed in arrivals(rate, count):
+    for index, missed, _ in arrivals(rate, count):
         result = stream.step(frames[index % len(frames)], 0)
         dropped += missed
         steps.append(result.step_ms)
-        keys += result.is_key
+        keys += result.made_key
     seconds = time.perf_counter() - begun
     p50, p95, p99 = np.percentile(steps, [50, 95, 99])
     return (
@@ -76,7 +79,7 @@ def main() -> None:
     recording = open_recording(video=options.video, frames=options.frames, drive=drive)
     frames = [np.ascontiguousarray(item.frame) for item in itertools.islice(recording, options.count)]
     keep_freed_memory()  # as the node does
-    settings = EngineSettings(model=options.model, max_key_age=0.0)
+    settings = EngineSettings(model=options.model, max_key_age=0.0, key_frames="blocking")
     model = load_model(settings)
     height, width = frames[0].shape[:2]
     print(f"{recording.description}: {width}x{height}, both heads, {model.device} {str(model.precision).removeprefix('torch.')}\n")

@@ -124,7 +124,11 @@ def _distill(options: argparse.Namespace) -> None:
 
 def _training(options: argparse.Namespace) -> tuple[Training, bool]:
     training = Training(read_recipe(options.recipe), options.run, torch.device(options.device))
-    return training, training.resume()
+    resumed = training.resume()
+    if training.recipe_changed:
+        about = f"what {options.run} holds was trained with another recipe than {options.recipe} as it is now"
+        print(f"dff_train: note: {about}", file=sys.stderr)
+    return training, resumed
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -7,20 +7,18 @@ freely on the stills that the looks were trained on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dff_ros.core.feature_network import PyramidFeatureNetwork
-from dff_ros.core.look import Look, place_shares
+from dff_ros.core.look import Look, place_shares, shares
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.refine_network import LookRefineNetwork
-from dff_ros.core.results import Task
-from dff_ros.core.segmentation import SegmentationHead
-
-RIDGE = 0.01
-"""How strongly the regression is held to small weights, as a share of the seen feature's mean energy."""
+from dff_train.regression import linear_head, regression, with_scores_kept
 
 
 @torch.no_grad()
@@ -65,58 +63,63 @@ def _fit(
     images: Iterable[Tensor],
 ) -> None:
     """Have ``look`` tell what ``trunk`` sees in the words of ``wanted``'s feature, and the segmentation head what it would say of it."""
-    weight, bias = _regression(look, trunk, wanted, images)
-    if Task.SEGMENTATION in model.tasks:
-        weight, bias = _with_scores_kept(model.head(Task.SEGMENTATION), look, weight, bias)
-    look.conv.weight.copy_(weight.view(look.conv.weight.shape))
-    look.conv.bias.copy_(bias)  # type: ignore[union-attr]
-
-
-def _regression(
-    look: Look, trunk: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Tensor], images: Iterable[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Weights (K, C p p) and bias (K,) of a look's map, K = C q q, by which ``trunk``'s view of each block gives ``wanted``'s cells.
-
-    Ridge regression over all whole blocks; on the host, in float32. Raises ValueError where there is no image.
-    """
-    seen, cells = look.block
-    products = []
-    for image in images:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16):
-            given, target = trunk(look.resized(image)), wanted(image)
-        rows, columns = target.shape[2] // cells, target.shape[3] // cells
-        target = F.pixel_unshuffle(target[:, :, : rows * cells, : columns * cells], cells)
-        given = F.pixel_unshuffle(given[:, :, : rows * seen, : columns * seen], seen)
-        blocks = F.pad(_rows(given), (0, 1), value=1.0)
-        products.append((blocks.T @ blocks, blocks.T @ _rows(target)))
-    if not products:
-        raise ValueError("expected images to fit a fusion to, got none")
-    gram, moment = (torch.stack(each).sum(dim=0) for each in zip(*products, strict=True))
-    held = RIDGE * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.double)
-    held[-1, -1] = 0.0  # the constant's
-    solution = torch.linalg.solve(gram + held, moment).T.float()
-    return solution[:, :-1], solution[:, -1]
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """(N, C, h, w) -> (N h w, C), in double precision on the host."""
-    return maps.float().movedim(1, -1).flatten(0, 2).double().cpu()
-
-
-def _with_scores_kept(head: SegmentationHead, look: Look, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The map with what ``head`` reads of it replaced: each cell's scores become what the look itself would be given in its place."""
-    cells = look.block[1]
-    score, score_bias = head.score.weight.detach()[:, :, 0, 0].cpu(), head.score.bias.detach().cpu()  # type: ignore[union-attr]
-    read = torch.linalg.pinv(score)
-    wanted = scores_in_place(score, head.subcells, look.block)
-    # A part's scores have a bias of its own; a mean over several parts' has the mean of theirs.
-    wanted_bias = scores_in_place(score_bias[:, None], head.subcells, look.block).sum(dim=-1) - score_bias
+    weight, bias = regression(_blocks(look, trunk, wanted, image) for image in images)
     # Rows are the feature's channels with the row and column of the cell in its block, as pixel_shuffle reads them.
-    weight, bias = weight.view(-1, cells**2, weight.shape[1]).clone(), bias.view(-1, cells**2).clone()
-    for cell in range(cells**2):
-        weight[:, cell] += read @ (wanted[cell] - score @ weight[:, cell])
-        bias[:, cell] += read @ (wanted_bias[cell] - score @ bias[:, cell])
-    return weight.flatten(0, 1), bias.flatten()
+    cells = look.block[1] ** 2
+    weight, bias = weight.view(-1, cells, weight.shape[1]), bias.view(-1, cells)
+    head = linear_head(model)
+    if head is not None:
+        weight, bias = with_scores_kept(head, lambda score: scores_in_place(score, head.subcells, look.block), weight, bias)
+    look.conv.weight.copy_(weight.reshape(look.conv.weight.shape))
+    look.conv.bias.copy_(bias.flatten())  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def fit_half_cells(model: DeepFeatureFlow, images: Iterable[Tensor]) -> None:
+    """Set what the warp reads between the cells of a key frame: the regression of the feature of the frame moved by half a cell.
+
+    What the segmentation head reads there becomes exactly what it reads in the cells around, part for part.
+    Raises ValueError where the model has no half cells.
+    """
+    if model.half_cells is None:
+        raise ValueError("half_cells should be in the card to be fitted, got none")
+    network = model.feature_network.eval()
+    stills = list(images)
+    fitted = []
+    for down, right in ((0, 1), (1, 0), (1, 1)):
+        weight, bias = regression(_between(network, image, down, right) for image in stills)
+        weight, bias = weight.unsqueeze(1), bias.unsqueeze(1)
+        head = linear_head(model)
+        if head is not None:
+            wanted = partial(scores_between, subcells=head.subcells, down=down / 2, right=right / 2)
+            weight, bias = with_scores_kept(head, wanted, weight, bias)
+        fitted.append((weight, bias))
+    conv = model.half_cells.conv
+    conv.weight.copy_(torch.cat([weight.reshape(-1, *conv.weight.shape[1:]) for weight, _ in fitted]))
+    conv.bias.copy_(torch.cat([bias.flatten() for _, bias in fitted]))
+
+
+
+
+def _blocks(look: Look, trunk: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``trunk`` sees of each whole block, (N, C p p, h, w), and ``wanted``'s cells of that block, (N, C q q, h, w)."""
+    seen, cells = look.block
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        given, target = trunk(look.resized(image)), wanted(image)
+    rows, columns = target.shape[2] // cells, target.shape[3] // cells
+    target = F.pixel_unshuffle(target[:, :, : rows * cells, : columns * cells], cells)
+    return F.pixel_unshuffle(given[:, :, : rows * seen, : columns * seen], seen), target
+
+
+def _between(network: Any, image: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
+    """The four cells around each place between cells, (N, 4 C, h - 1, w - 1), and the feature of the frame moved there."""
+    half = network.stride // 2
+    moved = F.pad(image, (0, right * half, 0, down * half), mode="replicate")[:, :, down * half :, right * half :]
+    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+        feature, target = network(image), network(moved)
+    height, width = feature.shape[2] - 1, feature.shape[3] - 1
+    around = F.unfold(feature.float(), 2).view(len(image), -1, height, width)
+    return around, target[:, :, :height, :width]
 
 
 def scores_in_place(score: Tensor, subcells: int, block: tuple[int, int]) -> Tensor:
@@ -126,9 +129,28 @@ def scores_in_place(score: Tensor, subcells: int, block: tuple[int, int]) -> Ten
     the frame. Both have s x s parts, so a frame's part takes the mean over its place in those of the look.
     """
     seen, cells = block
-    channels = score.shape[1]
-    by_part = score.view(-1, subcells, subcells, channels)
     place = place_shares(seen * subcells, cells * subcells).view(cells, subcells, seen, subcells)
-    # y, x: cell of the frame; r, c: part of it; v, u: cell of the look; a, b: part of that
-    mixed = torch.einsum("yrva,xcub,kabi->yxkrcivu", place, place, by_part)
-    return mixed.reshape(cells**2, score.shape[0], channels * seen**2)
+    return _mixed(score, place, place)
+
+
+def scores_between(score: Tensor, *, subcells: int, down: float, right: float) -> Tensor:
+    """(1, K s s, 4 C): the scores of each part of a cell that would lie ``down`` and ``right`` (cells) of another.
+
+    From the four cells around. ``score`` is (K s s, C), a cell's s x s parts for K classes.
+    """
+    parts = torch.arange(subcells + 1) / subcells
+    given = torch.arange(2 * subcells + 1) / subcells
+    below, beside = (shares(offset + parts, given).view(1, subcells, 2, subcells) for offset in (down, right))
+    return _mixed(score, below, beside)
+
+
+def _mixed(score: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Scores of the parts of cells as mixtures of those of other cells' parts, by what ``rows`` and ``columns`` say of each axis.
+
+    Both are (cells, parts of them, other cells, parts of those).
+    """
+    subcells = rows.shape[1]
+    by_part = score.view(-1, subcells, subcells, score.shape[1])
+    # y, x: cell; r, c: part of it; v, u: the other cell; a, b: part of that
+    mixed = torch.einsum("yrva,xcub,kabi->yxkrcivu", rows, columns, by_part)
+    return mixed.reshape(rows.shape[0] * columns.shape[0], score.shape[0], -1)

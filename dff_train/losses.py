@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dff_ros.core.boxes import encode_boxes, make_anchors
-from dff_ros.core.results import UNLABELLED
+from dff_ros.core.results import UNLABELLED, ImageGeometry
 from dff_ros.core.rfcn import RFCNHead, RFCNMaps, flatten_anchors
 from dff_train.targets import SAMPLED_ANCHORS, AnchorTargets, DetectionTargets, RoITargets, anchor_targets, roi_targets, sample_anchors
 
 HARD_ROIS = 128
 """R-FCN's online hard example mining: so many RoIs of each image, those of the highest loss, are learned from."""
+
+SURE_SCORE = 0.5
+"""From this score on, what a teacher detects of a class that an image does not label is taken for an object."""
 
 
 def smooth_l1(difference: Tensor, sigma: float) -> Tensor:
@@ -66,35 +70,74 @@ def _jaccard_steps(foreground: Tensor) -> Tensor:
 
 
 def detection_loss(
-    head: RFCNHead, maps: RFCNMaps, targets: Sequence[DetectionTargets], image_height: int, image_width: int
+    head: RFCNHead,
+    maps: RFCNMaps,
+    targets: Sequence[DetectionTargets],
+    image_height: int,
+    image_width: int,
+    *,
+    taught: RFCNMaps | None = None,
 ) -> dict[str, Tensor]:
     """The four losses of R-FCN, each the mean over the images that carry detection truth.
 
     ``targets`` is one for each of the N images of ``maps``, in pixels of the ``image_height`` x ``image_width`` network
-    image. Without truth in any image all four are 0 with zero gradient.
+    image. Without truth in any image all four are 0 with zero gradient. ``taught`` are a teacher's maps of the same images: objects that
+    it sees of classes that an image does not label are then no background for the RPN.
     """
     if len(targets) != len(maps.objectness):
         raise ValueError(f"targets should be one for each of {len(maps.objectness)} images, got {len(targets)}")
     labelled = [index for index, truth in enumerate(targets) if truth.is_labelled]
     truths = [targets[index] for index in labelled]
     chosen = RFCNMaps(*(each[labelled] for each in maps))
-    rpn_class, rpn_box = rpn_loss(head, chosen, truths, image_height, image_width)
+    unlabelled = None
+    if taught is not None:
+        unlabelled = unlabelled_objects(head, RFCNMaps(*(each[labelled] for each in taught)), truths, image_height, image_width)
+    rpn_class, rpn_box = rpn_loss(head, chosen, truths, image_height, image_width, unlabelled=unlabelled)
     rfcn_class, rfcn_box = rfcn_loss(head, chosen, truths, image_height, image_width)
     return {"rpn_class": rpn_class, "rpn_box": rpn_box, "rfcn_class": rfcn_class, "rfcn_box": rfcn_box}
 
 
-def rpn_loss(head: RFCNHead, maps: RFCNMaps, truths: Sequence[DetectionTargets], height: int, width: int) -> tuple[Tensor, Tensor]:
+def unlabelled_objects(
+    head: RFCNHead, taught: RFCNMaps, truths: Sequence[DetectionTargets], height: int, width: int
+) -> list[Tensor]:
+    """Of each image the boxes (K, 4) that a teacher's maps are sure of, of classes that the image's data set does not label."""
+    geometry = ImageGeometry(height, width, height, width, height, width)
+    found = []
+    for image, truth in enumerate(truths):
+        boxes = truth.boxes.new_zeros(0, 4)
+        if not bool(truth.labelled_classes.all()):
+            seen = head.decode(RFCNMaps(*(each[image : image + 1].detach() for each in taught)), geometry).above(SURE_SCORE)
+            other = ~truth.labelled_classes.cpu().numpy()[seen.labels]
+            boxes = torch.from_numpy(seen.boxes[other]).to(boxes)
+        found.append(boxes)
+    return found
+
+
+def rpn_loss(
+    head: RFCNHead,
+    maps: RFCNMaps,
+    truths: Sequence[DetectionTargets],
+    height: int,
+    width: int,
+    *,
+    unlabelled: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Objectness and box loss over 256 sampled anchors of each image.
 
-    Objectness knows no classes: in a data set that labels only some of them an object of another class counts as
-    background here.
+    Objectness knows no classes: in a data set that labels only some of them an object of another class counts as background here, unless
+    its box is among the image's ``unlabelled`` (K, 4). Anchors that would not be negative if that were labelled are left out.
     """
     rows, columns = maps.objectness.shape[2:]
     anchors = make_anchors(head.anchors, head.stride, rows, columns, device=maps.objectness.device)
     logits, deltas = flatten_anchors(maps.objectness, maps.anchor_deltas)
     class_loss, box_loss = logits[:0].sum(), deltas[:0].sum()
     for image, truth in enumerate(truths):
-        sample = sample_anchors(anchor_targets(anchors, truth, height, width))
+        targets = anchor_targets(anchors, truth, height, width)
+        if unlabelled is not None and len(unlabelled[image]):
+            boxes = unlabelled[image]
+            others = replace(truth, boxes=boxes, box_labels=torch.zeros(len(boxes), dtype=torch.long, device=boxes.device))
+            targets = replace(targets, negative=targets.negative & anchor_targets(anchors, others, height, width).negative)
+        sample = sample_anchors(targets)
         class_loss = class_loss + _objectness_loss(logits[image], sample)
         chosen = sample.positive
         wanted = encode_boxes(sample.matched[chosen], anchors[chosen], head.anchor_stds)

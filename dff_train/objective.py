@@ -63,8 +63,8 @@ def batch_losses(
         wanted = _taught_maps(teacher, taught, Task.SEGMENTATION) if weights["distil_segmentation"] else None
         losses |= _segmentation_losses(model, batch, feature, wanted, weights, class_weights)
     if Task.DETECTION in model.tasks:
-        wanted = _taught_maps(teacher, taught, Task.DETECTION) if weights["distil_detection"] else None
-        losses |= _detection_losses(model, batch, feature, wanted, weights)
+        compared = any(weights[name] for name in (*DETECTION_LOSSES, "distil_detection"))
+        losses |= _detection_losses(model, batch, feature, _taught_maps(teacher, taught, Task.DETECTION) if compared else None, weights)
     return losses
 
 
@@ -113,7 +113,7 @@ def carried(
     """Features of frames ``offsets`` > 0 frames after their key frames: carried by ``fields``, then corrected by the branch, if any."""
     scale = None if fields.scale is None else fields.scale.to(key_feature.device)
     fields = FlowFields(fields.flow.to(key_feature.device), scale)
-    feature = propagate(key_feature, fields)
+    feature = propagate(model.carried_map(key_feature), fields)
     refine = model.refine_network
     if refine is None:
         return feature
@@ -202,16 +202,17 @@ def _segmentation_losses(
 
 
 def _detection_losses(
-    model: DeepFeatureFlow, batch: Batch, feature: Tensor, wanted: RFCNMaps | None, weights: Mapping[str, float]
+    model: DeepFeatureFlow, batch: Batch, feature: Tensor, taught: RFCNMaps | None, weights: Mapping[str, float]
 ) -> dict[str, Tensor]:
     losses: dict[str, Tensor] = {}
     labelled = any(weights[name] for name in DETECTION_LOSSES)
+    wanted = taught if weights["distil_detection"] else None
     if wanted is None and not labelled:
         return losses
     head, size = model.head(Task.DETECTION), batch.images.shape[2:]
     maps = head(feature)
     if labelled:
-        found = detection_loss(head, maps, _targets(batch, feature.device), *size)
+        found = detection_loss(head, maps, _targets(batch, feature.device), *size, taught=taught)
         losses = {name: loss for name, loss in found.items() if weights[name]}
     if wanted is not None:
         losses["distil_detection"] = detection_distillation(head, maps, wanted, *size)

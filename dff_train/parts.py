@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dff_ros.core.bundle import Card, load_bundle
 from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.results import Task
 
 
 def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
@@ -55,6 +57,26 @@ def frozen_teacher(model: DeepFeatureFlow) -> DeepFeatureFlow:
     feature_network = _kept(model.feature_network)
     heads = [_kept(head) for head in model.heads.values()]
     return DeepFeatureFlow(feature_network, nn.Identity(), heads=heads)
+
+
+def bundle_teacher(bundle: str, model: DeepFeatureFlow, card: Card) -> DeepFeatureFlow:
+    """The per-frame path of a bundle, frozen, to teach ``model``, which ``card`` describes.
+
+    Raises ValueError where the bundle is missing, or its answers cannot be compared with the model's.
+    """
+    teachers, source = load_bundle(bundle)
+    fits = (source.channels, source.stride) == (model.channels, model.stride) and model.tasks <= source.tasks
+    if not fits or any(_answers(source, teachers, task) != _answers(model, card, task) for task in model.tasks):
+        raise ValueError(f"teacher {bundle} should have the recipe's heads with their classes, channels and stride")
+    return frozen_teacher(source.requires_grad_(False))
+
+
+def _answers(model: DeepFeatureFlow, card: Card, task: Task) -> tuple[object, ...]:
+    """What a model's raw maps for a task are, and what each of them means."""
+    head = model.head(task)
+    if task is Task.DETECTION:
+        return card.detection_classes, head.bins, head.anchors, head.anchor_stds, head.box_stds
+    return card.segmentation_classes, head.subcells
 
 
 def _kept(module: nn.Module) -> nn.Module:

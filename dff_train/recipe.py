@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from dff_ros.core.bundle import Card, find_bundle, parse_card, read_card
+from dff_ros.core.bundle import PROSE, Card, find_bundle, parse_card, read_card
 from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.samples import DETECTION_CLASSES, SEGMENTATION_CLASSES
 
@@ -65,6 +67,12 @@ class Recipe:
     """Bundle whose weights a new run starts from, as far as they fit; empty: random weights."""
     class_weights: tuple[float, ...] = ()
     """Weight of each segmentation class in the cross entropy; empty: all alike. Rare classes vanish without it."""
+
+    def digest(self) -> str:
+        """What tells this recipe from another one; the prose and the figures of its card are not part of it."""
+        content = asdict(self)
+        content["card"] = {name: value for name, value in content["card"].items() if name not in PROSE}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def weights_of(self, stage: Stage) -> dict[str, float]:
         """Every loss's weight in a stage."""

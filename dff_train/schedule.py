@@ -148,7 +148,7 @@ def observe(model: DeepFeatureFlow, clip: Clip, *, pixels: int, device: torch.de
             answer = carried(model, key_feature, image, key_image, torch.tensor([float(age)], device=device), fields)
             told.append([float(value) for value in astuple(signals)])
             differs.append(float((head.decode(head(answer), geometry).labels != own).mean()))
-            surprises.append(surprise(head, key_feature, fields, feature))
+            surprises.append(surprise(head, model.carried_map(key_feature), fields, feature))
         seen.append((image, feature, cells))
     if not told:
         raise ValueError(f"{clip.name} should hold consecutive frames")

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +19,10 @@ from tqdm import tqdm
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_train.datasets import mixed_dataset
-from dff_train.fusion import fit_fusion, fit_look
+from dff_train.fusion import fit_fusion, fit_half_cells, fit_look
 from dff_train.interrupts import ignore_interrupts, interrupt_noted
 from dff_train.objective import DISTILLATION_LOSSES, batch_losses, network_image
-from dff_train.parts import check_parts, freeze_but, frozen_teacher, set_modes
+from dff_train.parts import bundle_teacher, check_parts, freeze_but, frozen_teacher, set_modes
 from dff_train.recipe import Recipe, Stage
 from dff_train.samples import Batch, Sample, collate
 
@@ -48,6 +48,8 @@ class Training:
         self.average = AveragedModel(self.model, avg_fn=average, use_buffers=True)
         self.stage_index = 0
         self.step = 0
+        self.recipe_changed = False
+        """Whether the checkpoint that was taken up is of another recipe than this one."""
         for stage in recipe.stages:
             check_parts(self.model, stage.trains)
         self._enter_stage()
@@ -89,11 +91,19 @@ class Training:
             return None
         if not self.stage.teacher:
             return frozen_teacher(self.model) if self.stage.pairs else None
-        _, bundle = load_bundle(self.stage.teacher)
-        teacher = frozen_teacher(bundle.to(self.device).requires_grad_(False))
-        if (teacher.channels, teacher.stride) != (self.model.channels, self.model.stride) or not self.model.tasks <= teacher.tasks:
-            raise ValueError(f"teacher {self.stage.teacher} should have the recipe's heads, channels and stride")
-        return teacher
+        return self._teacher_in(self.stage)
+
+    def check_teachers(self) -> None:
+        """Raise ValueError where a bundle that is to teach in this stage or a later one is missing or does not fit."""
+        for stage in self.recipe.stages[self.stage_index :]:
+            if stage.teacher:
+                self._teacher_in(stage)
+
+    def _teacher_in(self, stage: Stage) -> DeepFeatureFlow:
+        try:
+            return bundle_teacher(stage.teacher, self.model, self.recipe.card).to(self.device)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name!r}: {error}") from error
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
@@ -135,13 +145,19 @@ class Training:
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "stage_index": self.stage_index,
             "step": self.step,
+            "recipe": self.recipe.digest(),
+            "stage": None if self.finished else {"trains": list(self.stage.trains), "teacher": self.stage.teacher},
         }
         partial = self.folder / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
         partial.replace(self.folder / CHECKPOINT)
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint; False where there is none. Raises ValueError where it is of other networks."""
+        """Go on from the folder's checkpoint; False where there is none.
+
+        The recipe may have been edited since, see ``recipe_changed``. Raises ValueError where the checkpoint is of other networks, or
+        has come further than the recipe has stages.
+        """
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
@@ -152,13 +168,27 @@ class Training:
         except RuntimeError as error:
             differences = " ".join(str(error).split())[:200]  # torch lists every tensor
             raise ValueError(f"{path} should be of the networks that the recipe's card names, got others: {differences}") from error
-        self.stage_index, self.step = state["stage_index"], state["step"]
+        done, stages = state["stage_index"], len(self.recipe.stages)
+        if done > stages or (done == stages and state["step"]):
+            raise ValueError(f"{path} has come to step {state['step']} of stage {done + 1}, but the recipe has only {stages} stages")
+        self.stage_index, self.step = done, state["step"]
+        self.recipe_changed = state.get("recipe", self.recipe.digest()) != self.recipe.digest()
         if not self.finished:
             self._enter_stage()
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.teacher is not None and state.get("teacher"):
-                self.teacher.load_state_dict(state["teacher"])
+            if self.step:
+                self._resume_stage(state)
         return True
+
+    def _resume_stage(self, state: Mapping[str, Any]) -> None:
+        """Take the optimiser and the teacher of a stage that had begun, as far as the recipe still has it train and taught alike."""
+        stage = state.get("stage") or {"trains": list(self.stage.trains), "teacher": self.stage.teacher}
+        if stage["trains"] == list(self.stage.trains):
+            decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(state["optimizer"])
+            for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay  # the recipe's, like the learning rate
+        if self.teacher is not None and state.get("teacher") and stage["teacher"] == self.stage.teacher:
+            self.teacher.load_state_dict(state["teacher"])
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a bundle."""
@@ -173,8 +203,10 @@ def train(training: Training, data: Path, *, workers: int = 1, time_limit_s: flo
 def train_on(training: Training, open_dataset: Callable[[], Dataset[Sample]], *, workers: int = 1, time_limit_s: float = math.inf) -> None:
     """As :func:`train`, on what ``open_dataset`` gives for the stage at hand.
 
-    Interrupted from the keyboard it finishes the step, saves the checkpoint and raises KeyboardInterrupt.
+    Interrupted from the keyboard it finishes the step, saves the checkpoint and raises KeyboardInterrupt. Raises ValueError at once where
+    the teacher of any stage to come is missing or does not fit.
     """
+    training.check_teachers()
     deadline = time.monotonic() + time_limit_s
     with interrupt_noted() as interrupted:
         while not training.finished and time.monotonic() < deadline:
@@ -238,7 +270,7 @@ def _batches(training: Training, dataset: Dataset[Sample], workers: int) -> Iter
 
 def fit_new_fusion(training: Training, data: Path, fresh: Sequence[str]) -> None:
     """Start what fuses looks whose networks came from a bundle, on stills of the sources, where it is among the ``fresh`` weights."""
-    fits = {"feature_network.looks.": fit_fusion, "refine_network.spread.": fit_look}
+    fits = {"feature_network.looks.": fit_fusion, "half_cells.": fit_half_cells, "refine_network.spread.": fit_look}
     wanted = [fit for prefix, fit in fits.items() if any(name.startswith(prefix) for name in fresh)]
     if not wanted:
         return

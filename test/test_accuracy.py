@@ -9,10 +9,10 @@ from typing import Any
 
 import accuracy
 import pytest
-from accuracy import Measurement, Row, Run, Runner, main, missing, read_description
+from accuracy import Measurement, Row, Run, Runner, code_digest, main, missing, read_description
 from accuracy_report import BEGIN, END, Figures, RowFigures, better, cost_table, curve_table, figures_of, losses, merge_into, spread
 
-from dff_ros.core.bundle import WEIGHTS_FILE, load_bundle, save_bundle
+from dff_ros.core.bundle import CARD_FILE, WEIGHTS_FILE, load_bundle, save_bundle
 from dff_ros.evaluation.options import parse_arguments
 
 CAMVID = Measurement("camvid", "a drive", "--frames $DATA/a --schedule fixed:2 --every-offset", ("miou",))
@@ -75,6 +75,18 @@ def test_every_command_of_the_shipped_description_is_one_that_dff_replay_takes()
             assert options.every_offset or options.baseline
 
 
+def test_what_makes_a_bundle_that_is_not_shipped_names_a_recipe_of_ours_and_puts_the_bundle_in_its_place() -> None:
+    optional = [row for row in read_description(accuracy.DESCRIPTION).rows if row.made_by]
+    names = {"warp, flow trained", "joint", "half-cost network, per-frame", "light network split earlier, warp"}
+    assert names <= {row.name for row in optional}
+    for row in optional:
+        train, export = ([*part.split(), ""] for part in row.made_by.split(" && "))
+        recipes, runs = ({words[words.index(option) + 1] for words in (train, export)} for option in ("--recipe", "--run"))
+        assert len(recipes) == len(runs) == 1 and (accuracy.ROOT / recipes.pop()).is_file(), row.name
+        assert export[export.index("--to") + 1] == row.bundles[0] == f"{runs.pop()}/bundle"
+        assert row.about
+
+
 def test_several_bundles_are_several_seeds(tmp_path: Path) -> None:
     file = tmp_path / "rows.yaml"
     file.write_text("measurements: {}\nrows:\n- {name: a, bundle: x}\n- {name: b, bundle: [x, y], options: --flow dis}\n")
@@ -128,6 +140,43 @@ def test_results_are_kept_while_command_and_bundle_are_the_same(replays: Replays
     weights = tmp_path / "b" / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert [commands_of(row), commands_of(row)] == [1, 0]
+    card = tmp_path / "b" / CARD_FILE
+    for changed, commands in (("figures: {miou: 0.7}", 0), ("ignored_labels: [10]", 1), ("input_pixels: 20000", 1)):
+        card.write_text(card.read_text() + changed + "\n")  # the last of a key that stands twice counts
+        assert [commands_of(row), commands_of(row)] == [commands, 0], changed
+
+
+def test_results_are_not_kept_when_the_code_is_another(
+    replays: Replays, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def commands_of(package: Path, **options: bool) -> int:
+        monkeypatch.setattr(accuracy, "PACKAGE", package)
+        replays.commands.clear()
+        (figures,) = Runner(tmp_path, reuse=True).figures(Row("all", (str(tiny_bundle),)), [CAMVID], **options)
+        assert bool(figures.measured) == (bool(replays.commands) or "kept\n" in capsys.readouterr().out)
+        return len(replays.commands)
+
+    packages = [tmp_path / name for name in ("first", "same", "another")]
+    for package, line in zip(packages, ("a = 1", "a = 1", "a = 2"), strict=True):
+        (package / "core").mkdir(parents=True)
+        (package / "core" / "warp.py").write_text(line)
+    (packages[1] / "notes.txt").write_text("no code")
+    assert [commands_of(package) for package in packages] == [1, 0, 1]
+    assert commands_of(packages[0], kept_only=True) == 0
+    Runner(tmp_path, reuse=True).figures(Row("all", (str(tiny_bundle),)), [CAMVID])
+    assert "camvid: measured with another code" in capsys.readouterr().out
+    (tmp_path / "results").joinpath(next((tmp_path / "results").glob("*.stamp")).name).write_text("of an earlier version")
+    assert commands_of(packages[0]) == 1
+
+
+def test_the_code_is_every_python_file_of_the_package(tmp_path: Path) -> None:
+    package, before = tmp_path / "dff_ros", set()
+    for name, text in (("a.py", ""), ("b/c.py", ""), ("b/c.py", "x = 1"), ("b/d.py", "x = 1")):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+        before.add(code_digest.__wrapped__(package))
+    assert len(before) == 4
+    assert accuracy.PACKAGE.joinpath("core", "propagate.py").is_file()
 
 
 def test_a_failed_command_is_said_and_tried_again(replays: Replays, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +213,8 @@ def described(tmp_path: Path, bundle: Path) -> list[str]:
     )
     names = {"per-frame": "per_frame: true", "copy": "options: --without flow", "all": "made_by: ''"}
     rows = "".join(f"- {{name: {name}, bundle: {bundle}, {more}}}\n" for name, more in names.items())
-    (tmp_path / "rows.yaml").write_text(f"measurements:\n{measurements}rows:\n{rows}- {{name: other, bundle: runs/none}}\n")
+    other = "{name: other, bundle: runs/none, about: a bundle to be made, made_by: dff_train x}"
+    (tmp_path / "rows.yaml").write_text(f"measurements:\n{measurements}rows:\n{rows}- {other}\n")
     return ["--data", str(tmp_path), "--rows", str(tmp_path / "rows.yaml"), "--docs", str(tmp_path / "docs")]
 
 
@@ -178,7 +228,9 @@ def test_the_document_has_a_row_for_each_bundle_that_is_there(
     assert "| all | 95.0 | - | - | - | 100.0 | 10.0 | 0.10 | 3.5 |" in written
     assert f"`dff_replay $CAMVID --model {tiny_bundle} --without flow --json out.json`" in written
     assert 'CAMVID="--frames $DATA/a --schedule fixed:2 --every-offset"' in written
-    assert "| other |" not in written
+    figures, _, absent = written.partition("### Not measured")
+    assert "| other |" not in figures
+    assert "| other | a bundle to be made | `dff_train x` |" in absent
     printed = capsys.readouterr().out
     assert "teacher: no bundle runs/none; losses are taken against each bundle's own per-frame" in printed
     assert "skipped: no bundle runs/none" in printed
@@ -202,7 +254,23 @@ def test_what_failed_is_summed_up(replays: Replays, tiny_bundle: Path, tmp_path:
     assert "accuracy: all lacks speed_5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("more", "message"), [(["--only", "alll"], "rows are per-frame, copy, all, other; got alll")])
+def test_a_row_is_measured_with_the_bundle_given_for_it(replays: Replays, tiny_bundle: Path, tmp_path: Path) -> None:
+    arguments = described(tmp_path, tiny_bundle)
+    assert main([*arguments, "--bundle", f"other={tiny_bundle}", "--bundle", "copy=runs/a=b"]) == 0
+    written = (tmp_path / "docs" / "accuracy.md").read_text()
+    assert f"| other | a bundle to be made: `dff_replay $CAMVID --model {tiny_bundle} --json out.json`; made by `dff_train x` |" in written
+    assert "| copy | - | - |" in written.partition("### Not measured")[2]
+    assert main([*arguments, "--bundle", f"other={tiny_bundle}", "--bundle", f"other={tiny_bundle}"]) == 0
+    assert f"; other seeds: {tiny_bundle}" in (tmp_path / "docs" / "accuracy.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--only", "alll"], "rows are per-frame; copy; all; other; got alll"),
+        (["--bundle", "alll=runs/x"], "rows are per-frame; copy; all; other; got alll"),
+    ],
+)
 def test_bad_input_is_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
     assert main([*described(tmp_path, tiny_bundle), *more]) == 2
     assert f"accuracy: {message}" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from dff_ros.core.boxes import (
     first_kept,
     make_anchors,
     nms,
+    voted_boxes,
 )
 
 
@@ -184,3 +185,25 @@ def test_classes_do_not_suppress_each_other() -> None:
             expected += chosen[greedy_nms(boxes[chosen], scores[chosen], 0.3)].tolist()
         expected.sort(key=lambda i: -scores[i].item())
         assert batched_nms(boxes, scores, labels, 0.3).tolist() == expected
+
+
+def test_boxes_are_placed_by_votes_as_a_slow_mean_places_them() -> None:
+    generator = torch.Generator().manual_seed(3)
+    boxes, scores = random_boxes(60, generator, image=30.0), torch.rand(60, generator=generator)
+    labels = torch.randint(0, 2, (60,), generator=generator)
+    kept = batched_nms(boxes, scores, labels, 0.5)
+    placed = voted_boxes(kept, boxes, scores, labels, 0.4)
+    moved = 0
+    for index, found in zip(kept.tolist(), placed, strict=True):
+        near = [i for i in range(60) if labels[i] == labels[index] and slow_iou(boxes[i].tolist(), boxes[index].tolist()) >= 0.4]
+        total = sum(scores[i] for i in near)
+        torch.testing.assert_close(found, sum(boxes[i] * scores[i] for i in near) / total)
+        moved += len(near) > 1
+    assert moved > 5
+
+
+def test_a_box_that_nothing_overlaps_stays_where_it_is() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 50, 50]])
+    placed = voted_boxes(torch.tensor([1, 0]), boxes, torch.tensor([0.5, 0.9]), torch.tensor([0, 0]), 0.5)
+    assert torch.equal(placed, boxes[[1, 0]])
+    assert voted_boxes(torch.zeros(0, dtype=torch.long), boxes, torch.ones(2), torch.zeros(2), 0.5).shape == (0, 4)

@@ -23,7 +23,8 @@ def heard_of(drive: GeneratedDrive, answered: int) -> Heard:
         heard.answers[frame.stamp] = 1.01
         heard.detections[frame.stamp] = HeardDetections(np.zeros((2, 4)), ("car", "person"), (0.9, 0.8))
         heard.masks[frame.stamp] = frame.labels
-        heard.frame_info[frame.stamp] = {"kind": "propagated" if frame.index % 4 else "key", "key_age_frames": "1", "key_age_ms": "5"}
+        kind, reason = ("propagated", "") if frame.index % 4 else ("key", "interval")
+        heard.frame_info[frame.stamp] = {"kind": kind, "reason": reason, "key_age_frames": "1", "key_age_ms": "5"}
     return heard
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork
+from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork, fold_batch_norms
 
 
 def gmac(network: nn.Module, *inputs: torch.Tensor) -> float:
@@ -99,3 +99,28 @@ def test_the_pyramid_costs_the_sum_of_its_looks() -> None:
 def test_a_pyramid_without_a_look_is_refused() -> None:
     with pytest.raises(ValueError, match="scales should name at least one size"):
         PyramidFeatureNetwork(scales=())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        CompactFeatureNetwork(channels=8, width=8, blocks=(1, 1, 2), dilations=(1, 2)),
+        PyramidFeatureNetwork(channels=8, width=8, blocks=(1, 1, 1), dilations=(1,), scales=("1/2", 1)),
+        ResNetFeatureNetwork(18, channels=16),
+        ResNetFeatureNetwork(50, channels=16),
+    ],
+    ids=["compact", "pyramid", "resnet18", "resnet50"],
+)
+def test_folded_batch_norms_answer_the_same(network: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
+        norm.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    image = torch.rand(1, 3, 64, 96)
+    network.eval()
+    with torch.no_grad():
+        expected = network(image)
+        fold_batch_norms(network)
+        torch.testing.assert_close(network(image), expected, rtol=1e-3, atol=1e-4)
+    assert norms and not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())

@@ -16,6 +16,7 @@ from conftest import tiny_card
 from training_data import write_camvid
 
 from dff_ros.core.bundle import CARD_FILE, build_model, load_bundle, save_bundle, with_refine_network
+from dff_ros.core.feature_network import head_blocks
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.results import Task
 from dff_train.cli import main
@@ -56,6 +57,20 @@ def test_scores_become_the_mean_of_all_looks(subcells: int, scales: tuple[float 
             in_place.append(F.avg_pool2d(finer, scale.numerator))
         expected = sum(in_place) / len(scales)
         torch.testing.assert_close(head(model.feature_network(image)), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_what_a_head_with_blocks_of_its_own_reads_is_not_solved_for() -> None:
+    """Its scores are not linear in the feature: the regression is kept as it is, as where there is no segmentation."""
+    images, told = [torch.rand(2, 3, 64, 96) for _ in range(2)], []
+    for kept in (True, False):
+        torch.manual_seed(0)
+        model = pyramid(1)
+        model.head(Task.SEGMENTATION).blocks = head_blocks(model.channels, 1)
+        if not kept:
+            del model.heads[Task.SEGMENTATION.value]
+        fit_fusion(model, images)
+        told.append([look.conv.weight for look in model.feature_network.looks])
+    assert all(torch.equal(*each) for each in zip(*told, strict=True))
 
 
 def test_the_finer_look_speaks_the_trunks_language() -> None:

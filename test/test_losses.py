@@ -9,10 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dff_ros.core.boxes import box_iou
+from dff_ros.core.boxes import box_iou, make_anchors
 from dff_ros.core.results import ImageGeometry
 from dff_ros.core.rfcn import RFCNHead, RFCNMaps
-from dff_train.losses import HARD_ROIS, box_losses, class_losses, detection_loss, lovasz_loss, rpn_loss, segmentation_loss, smooth_l1
+from dff_train.losses import (
+    HARD_ROIS,
+    box_losses,
+    class_losses,
+    detection_loss,
+    lovasz_loss,
+    rpn_loss,
+    segmentation_loss,
+    smooth_l1,
+    unlabelled_objects,
+)
 from dff_train.targets import DetectionTargets, RoITargets
 
 SIDE = 96
@@ -159,6 +169,78 @@ def test_the_rpn_loss_is_the_slow_one() -> None:
     class_loss, rpn_box = rpn_loss(head, maps, [target], 48, 48)
     assert class_loss.item() == pytest.approx(sum(class_terms) / len(class_terms), rel=1e-5)
     assert rpn_box.item() == pytest.approx(box_loss, rel=1e-5)
+
+
+def slow_negatives(anchors: Tensor, labelled: Tensor, unlabelled: Tensor) -> list[bool]:
+    """Anchor by anchor: under .3 with everything, and the best one (of all that tie) of neither an object that is labelled nor another."""
+    boxes = torch.cat([labelled, unlabelled])
+    iou = box_iou(anchors, boxes)
+    best = [max(iou[:, g].tolist()) for g in range(len(boxes))]
+    return [
+        all(iou[i, g] < 0.3 for g in range(len(boxes))) and not any(0 < iou[i, g] == best[g] for g in range(len(boxes)))
+        for i in range(len(anchors))
+    ]
+
+
+@pytest.mark.parametrize("unlabelled", [[], [[26.0, 20, 44, 40]], [[26.0, 20, 44, 40], [4, 4, 9, 11]]])
+def test_objects_known_to_be_unlabelled_are_no_background_for_the_rpn(unlabelled: list[list[float]]) -> None:
+    torch.manual_seed(0)
+    head = RFCNHead(64, classes=2, anchors=[(16, 24)], stride=8, bins=3)  # 36 anchors on 48 x 48: the sample is all of them
+    maps = head(torch.randn(1, 64, 6, 6) * 10)
+    target, others = truth([[8, 8, 24, 32]], [0], [True, False]), torch.tensor(unlabelled).view(-1, 4)
+    anchors = make_anchors(head.anchors, head.stride, 6, 6)
+    negative = slow_negatives(anchors, target.boxes, others)
+    assert (sum(slow_negatives(anchors, target.boxes, NO_BOXES)) - sum(negative) > 0) == bool(unlabelled)
+    logits = maps.objectness[0, 0].flatten().tolist()
+    iou = box_iou(anchors, target.boxes)[:, 0]
+    terms = [math.log1p(math.exp(logits[i])) for i in range(36) if negative[i]]
+    terms += [math.log1p(math.exp(-logits[i])) for i in range(36) if iou[i] == iou.max()]
+    class_loss, rpn_box = rpn_loss(head, maps, [target], 48, 48, unlabelled=[others])
+    assert class_loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    assert rpn_box.item() == rpn_loss(head, maps, [target], 48, 48)[1].item()
+
+
+def sure_maps(head: RFCNHead) -> RFCNMaps:
+    """A teacher that sees one object of the first class on the left and one of the second on the right, background elsewhere."""
+    maps = RFCNMaps(*(torch.zeros_like(each) for each in head(torch.zeros(1, 64, SIDE // 8, SIDE // 8))))
+    maps.objectness.sub_(6.0)
+    maps.class_maps[:, :9] += 6.0
+    for label, column in ((1, 3), (2, 9)):
+        maps.objectness[:, 0, 5, column] = 6.0
+        maps.class_maps[:, 9 * label : 9 * label + 9, 3:8, column - 1 : column + 2] = 18.0
+    return maps
+
+
+def test_a_teacher_names_the_objects_that_an_image_does_not_label() -> None:
+    head = make_head()
+    head.pre_nms = 2  # the two proposals that the maps are sure of
+    taught = RFCNMaps(*(each.repeat(3, 1, 1, 1) for each in sure_maps(head)))
+    images = [truth([], [], labelled) for labelled in ([True, False], [False, True], [True, True])]
+    found = unlabelled_objects(head, taught, images, SIDE, SIDE)
+    left, right = ([[8.0 * column - 4, 28, 8 * column + 12, 60]] for column in (3, 9))  # the 16 x 32 anchor, as it is
+    assert [boxes.tolist() for boxes in found] == [right, left, []]
+    unsure = RFCNMaps(*(each * 0.0 for each in taught))
+    assert [len(boxes) for boxes in unlabelled_objects(head, unsure, images, SIDE, SIDE)] == [0, 0, 0]
+
+
+def test_with_a_teacher_the_rpn_is_not_taught_that_its_unlabelled_objects_are_background() -> None:
+    head = make_head()
+    taught = RFCNMaps(*(each.repeat(2, 1, 1, 1) for each in sure_maps(head)))
+    targets = [UNLABELLED_IMAGE, truth([], [], [True, False])]
+    gradients = []
+    for known in (None, taught):
+        maps = RFCNMaps(*(torch.zeros_like(each).requires_grad_() for each in taught))
+        total = torch.zeros_like(maps.objectness)
+        for seed in range(40):  # the sample of 256 out of 432 is random
+            torch.manual_seed(seed)
+            detection_loss(head, maps, targets, SIDE, SIDE, taught=known)["rpn_class"].backward()
+            assert maps.objectness.grad is not None
+            total += maps.objectness.grad
+        gradients.append(total)
+    without, with_teacher = gradients
+    assert without[1, 0, 5, 9] > 0 and with_teacher[1, 0, 5, 9] == 0
+    assert with_teacher[1, 0, 5, 3] > 0, "what it sees of a labelled class and nobody labelled is background"
+    assert not with_teacher[0].any()
 
 
 def test_only_the_hardest_rois_are_learned_from() -> None:

@@ -86,14 +86,14 @@ def test_label_info_has_every_class_and_the_unlabelled_id() -> None:
 
 def test_frame_info_leaves_empty_what_was_not_computed() -> None:
     result = FrameResult(
-        stamp=1, is_key=True, reason="interval", key_age_frames=0, key_age_ms=0.0, motion_px=None, disagreement=None, detections=None,
-        label_map=None, step_ms=2.0, feature_ms=1.0, flow_ms=0.5, refine_ms=0.0, head_ms=0.5,
+        stamp=1, is_key=True, reason="interval", key_age_frames=0, key_age_ms=0.0, key_ms=1.0, motion_px=None, disagreement=None,
+        detections=None, label_map=None, step_ms=2.0, feature_ms=1.0, flow_ms=0.5, refine_ms=0.0, head_ms=0.5,
     )  # fmt: skip
     message = frame_info_message(HEADER, "dff", result, {"latency_ms": 3.14159})
     (status,) = message.status
     assert (status.name, status.level, status.message) == ("dff", DiagnosticStatus.OK, "key")
     values = {item.key: item.value for item in status.values}
     assert values == {
-        "kind": "key", "key_age_frames": "0", "key_age_ms": "0.000", "reason": "interval", "motion_px": "", "disagreement": "",
-        "latency_ms": "3.142",
+        "kind": "key", "key_age_frames": "0", "key_age_ms": "0.000", "key_ms": "1.000", "reason": "interval", "motion_px": "",
+        "disagreement": "", "latency_ms": "3.142",
     }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from node_process import SECOND, image_message, picture
 
 from dff_ros.core.results import ALL_TASKS, Task
+from dff_ros.engine.key_worker import DelayedKeyWorker, KeyWorker
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.memory import is_out_of_memory
 from dff_ros.engine.settings import EngineSettings
@@ -43,8 +44,8 @@ class FailingStream(FeatureFlowStream):
 class Bench:
     """A pipeline over a tiny bundle, what it counted and what it said."""
 
-    def __init__(self, model: LoadedModel, settings: EngineSettings, *errors: Exception) -> None:
-        self.stream = FailingStream(model, settings)
+    def __init__(self, model: LoadedModel, settings: EngineSettings, *errors: Exception, key_worker: KeyWorker | None = None) -> None:
+        self.stream = FailingStream(model, settings, key_worker=key_worker)
         self.stream.errors = list(errors)
         self.counters = Counters()
         self.said: list[tuple[str, str]] = []
@@ -202,6 +203,29 @@ def test_out_of_memory_takes_a_smaller_input_then_a_head_less_then_tells(model: 
     assert bench.stream.settings.score_threshold == 0.9
 
 
+def test_out_of_memory_aside_is_remedied_as_in_a_step(
+    model: LoadedModel, settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = model.networks.feature_network.forward, []
+
+    def forward(image: torch.Tensor) -> torch.Tensor:
+        calls.append(image.shape)
+        if len(calls) == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        feature: torch.Tensor = original(image)
+        return feature
+
+    monkeypatch.setattr(model.networks.feature_network, "forward", forward)
+    aside = settings.with_values({"schedule": "fixed:2", "key_frames": "aside"})
+    bench = Bench(model, aside, key_worker=DelayedKeyWorker(model, 1))
+    answers = [bench.show(stamp, pixels=picture(240, 320)) for stamp in range(1, 9)]
+    assert [answer and answer.result.reason for answer in answers] == ["first frame", "", "interval", None, "error", "", "interval", ""]
+    assert [text.partition(":")[0] for _, text in bench.said] == ["out of memory, input reduced to 80000 pixels"]
+    assert [answer and answer.result.key_age_frames for answer in answers[4:]] == [0, 1, 2, 1]
+    assert calls[0] == calls[1] and calls[2] == calls[3] and calls[2].numel() < calls[0].numel()
+    assert bench.counters.failed == 1
+
+
 def test_a_lack_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
@@ -267,7 +291,7 @@ def test_rates_and_percentiles_are_of_the_last_seconds() -> None:
     assert engine_values(statistics, {})["latency_ms_p50"] == ""
     for index in range(10):
         statistics.arrived(replaced=index == 3)
-        statistics.answered(is_key=index % 5 == 0, latency_ms=10.0 * index, step_ms=1.0, overhead_ms=0.5)
+        statistics.answered(made_key=index % 5 == 0, latency_ms=10.0 * index, step_ms=1.0, overhead_ms=0.5)
     values = engine_values(statistics, {"device": "cpu"})
     assert (values["key_rate"], values["latency_ms_p50"], values["step_ms_p95"]) == ("0.2000", "45.00", "1.00")
     assert (statistics.counters.received, statistics.counters.dropped, statistics.counters.processed) == (10, 1, 10)

@@ -13,13 +13,13 @@ import torch
 
 from dff_ros.core.bundle import load_bundle, save_bundle
 from dff_ros.core.results import Detections, Task
-from dff_ros.engine.loading import load_model
+from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.evaluation.options import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
-from dff_ros.evaluation.run import lock_step
-from dff_ros.evaluation.truth import Truth
+from dff_ros.evaluation.run import KEY_DELAY, Tally, lock_step
+from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.bags import BagWriter
 from dff_ros.recording.frames import open_frames
 
@@ -81,7 +81,7 @@ def fitted_bundle(tiny_bundle: Path, scene: Path, tmp_path_factory: pytest.TempP
 def replayed(tmp_path: Path, bundle: Path, scene: Path, *options: str) -> dict[str, Any]:
     """The JSON of one run over the scene, on the CPU in float32."""
     params = tmp_path / "params.yaml"
-    params.write_text("precision: float32\nthreads: 1\n")
+    params.write_text("precision: float32\nthreads: 1\nkey_frames: blocking\n")
     source = () if {"--video", "--bag", "--drive"} & set(options) else ("--frames", str(scene / "frames"))
     fixed = [*source, "--model", str(bundle), "--device", "cpu", "--params", str(params)]
     output = tmp_path / "out" / "figures.json"
@@ -110,6 +110,7 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "schedule": "per-frame",
         "device": "cpu",
         "every_offset": False,
+        "key_delay": None,
         "key_rate": 1.0,
         "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
         "detection": {"map50": None, "map": None, "map50_by_age": None},
@@ -212,6 +213,37 @@ def test_two_runs_give_the_same_figures(tmp_path: Path, fitted_bundle: Path, sce
     assert without_times(first) == without_times(second)
 
 
+def test_key_frames_made_aside_are_ready_after_so_many_frames(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    options = ("--schedule", "fixed:2", "--key-delay", "1", "--baseline", *all_truth(scene))
+    first, second = (replayed(tmp_path, fitted_bundle, scene, *options) for _ in range(2))
+    assert without_times(first) == without_times(second)
+    assert (first["key_delay"], first["key_rate"]) == (1, 4 / 7)  # keys 0, 2, 4 and 6; the answers' ages are 0 1 2 1 2 1 2
+    blocking = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:2", "--baseline", *all_truth(scene))
+    assert [len(report["segmentation"]["miou_by_age"]) for report in (first, blocking)] == [3, 2]
+    assert first["agreement"] < blocking["agreement"] < 1.0
+    assert min(first["speedup"], first["cost_ratio"]) > 0 and first["step_ms"]["key"]["mean"] > 0
+
+
+def test_without_a_delay_the_nodes_setting_has_a_default_one(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
+    output, params = tmp_path / "o.json", tmp_path / "params.yaml"
+    params.write_text("key_frames: aside\n")
+    arguments = ["--frames", str(scene / "frames"), "--model", str(tiny_bundle), "--json", str(output), "--params", str(params)]
+    for schedule, delay in (("fixed:2", KEY_DELAY), ("per-frame", None)):
+        assert main([*arguments, "--schedule", schedule]) == 0
+        assert json.loads(output.read_text())["key_delay"] == delay
+
+
+@pytest.mark.parametrize("is_key", [True, False])
+def test_steps_that_make_a_key_are_timed_as_blocking_ones(is_key: bool) -> None:
+    result = FrameResult(
+        stamp=0, is_key=is_key, reason="interval", key_age_frames=0 if is_key else 5, key_age_ms=0.0, key_ms=50.0, motion_px=None,
+        disagreement=None, detections=None, label_map=None, step_ms=70.0, feature_ms=50.0, flow_ms=8.0, refine_ms=4.0, head_ms=8.0,
+    )  # fmt: skip
+    tally = Tally(())
+    tally.add(result, FrameTruth(None, ()), age=result.key_age_frames)
+    assert (tally.key_ms, tally.propagated_ms) == ([70.0 if is_key else 58.0], [])
+
+
 def test_ignored_classes_are_not_scored(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, fitted_bundle, scene, "--labels", str(scene / "labels"), "--ignore", "3,8")
     assert {name for name, iou in report["segmentation"]["iou"].items() if iou is not None} == {"sky"}
@@ -289,7 +321,7 @@ def let_only_keys_see(monkeypatch: pytest.MonkeyPatch) -> None:
         return {Task.DETECTION: Detections(boxes.float().numpy(), np.ones(len(boxes), np.float32), np.zeros(len(boxes), np.int64))}
 
     monkeypatch.setattr(FeatureFlowStream, "_run_heads", look)
-    monkeypatch.setattr(FeatureFlowStream, "_extract", lambda stream, image, times: (image[:, :1] > 0.5).float())
+    monkeypatch.setattr(LoadedModel, "extract", lambda model, image: (image[:, :1] > 0.5).float())
     monkeypatch.setattr(FeatureFlowStream, "_propagate", lambda stream, key, *arguments: key.feature)
 
 
@@ -404,6 +436,9 @@ def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, ca
         (["--without", "wheels"], "parts are chain, flow, propagation, refine, scale, got 'wheels'"),
         (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),
         (["--topic", "/camera"], "--topic belongs to --bag"),
+        (["--key-delay", "0"], "--key-delay should be at least 1 frame, got 0"),
+        (["--key-delay", "2", "--schedule", "fixed:2", "--every-offset"], "--key-delay belongs to a schedule"),
+        (["--key-delay", "2", "--without", "propagation"], "--without propagation needs key_frames: blocking"),
         (["--seed", "1"], "--seed belongs to --drive"),
         (["--seed", "-1"], "should be a whole number, got '-1'"),
         (["--frames", "no_such_folder"], "no_such_folder"),

@@ -264,6 +264,17 @@ def assert_apart(detections: Detections, threshold: float) -> None:
         assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= threshold + 1e-4
 
 
+def test_votes_move_boxes_and_nothing_else() -> None:
+    torch.manual_seed(1)
+    maps = RFCNMaps(*(torch.randn(1, count, 12, 16) * 3 for count in (2, 8, 16, 16)))
+    plain, voted = (make_head(box_voting=threshold).decode(maps, same_size(96, 128)) for threshold in (0.0, 0.6))
+    assert np.array_equal(plain.scores, voted.scores) and np.array_equal(plain.labels, voted.labels)
+    shared = box_iou(torch.from_numpy(plain.boxes), torch.from_numpy(voted.boxes)).diagonal()
+    assert 0.5 < shared.min() < 0.99
+    with pytest.raises(ValueError, match="box_voting should be an IoU"):
+        make_head(box_voting=1.0)
+
+
 def test_nothing_found_is_an_empty_answer() -> None:
     detections = make_head(minimum_size=1000.0).decode(empty_maps(6, 6), same_size(48, 48))
     assert len(detections) == 0
@@ -291,3 +302,19 @@ def test_a_head_without_classes_or_anchors_is_refused() -> None:
         RFCNHead(16, classes=0, anchors=[(8, 8)], stride=8)
     with pytest.raises(ValueError, match="got 2 and 0"):
         RFCNHead(16, classes=2, anchors=[], stride=8)
+
+
+def test_blocks_of_its_own_see_the_whole_feature_before_either_half_is_read() -> None:
+    torch.manual_seed(0)
+    feature = torch.rand(1, 8, 6, 6)
+    plain, split = (RFCNHead(8, classes=2, anchors=[(16, 16)], stride=8, bins=3, blocks=count).eval() for count in (0, 1))
+    assert split.load_state_dict(plain.state_dict(), strict=False).unexpected_keys == []
+    with torch.no_grad():
+        for fresh, old in zip(split(feature), plain(feature), strict=True):
+            assert torch.equal(fresh, old)
+        torch.nn.init.normal_(split.blocks[0].bn2.weight)
+        changed = split(feature)
+        for name, maps, expected in zip(RFCNMaps._fields, changed, plain(split.blocks(feature)), strict=True):
+            assert torch.equal(maps, expected), name
+        assert not torch.equal(changed.objectness, plain(feature).objectness)
+    assert not any(name.startswith("blocks") for name in plain.state_dict())

@@ -146,6 +146,13 @@ def test_a_sudden_rise_of_the_residual_is_a_cut_whatever_the_age() -> None:
     assert not any(gradual.is_key_frame(pair(age, loss=0.05 * age)) for age in range(1, 8))
 
 
+@pytest.mark.parametrize(("loss", "is_cut"), [(0.3, False), (0.45, True)])
+def test_a_key_that_takes_over_at_some_age_is_no_cut_by_itself(loss: float, is_cut: bool) -> None:
+    schedule = adaptive(100.0)
+    assert not any(schedule.is_key_frame(pair(age, loss=0.05 * age)) for age in range(1, 7))
+    assert schedule.is_key_frame(pair(4, loss=loss)).hard == is_cut
+
+
 def test_what_keys_showed_corrects_what_is_expected_of_the_scene() -> None:
     def expected(surprise: float) -> float:
         schedule = adaptive(100.0)

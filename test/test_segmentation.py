@@ -88,3 +88,39 @@ def test_subcells_are_the_parts_of_their_cell() -> None:
 def test_subcells_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="subcells should be at least 1, got 0"):
         SegmentationHead(3, classes=2, subcells=0)
+
+
+def residual_block(feature: torch.Tensor, block: torch.nn.Module) -> torch.Tensor:
+    """He et al. 2016, with batch norm's running statistics, from the block's weights alone."""
+
+    def layer(maps: torch.Tensor, conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> torch.Tensor:
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return F.conv2d(maps, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale, padding=1)
+
+    return (layer(layer(feature, block.conv1, block.bn1).clamp(min=0), block.conv2, block.bn2) + feature).clamp(min=0)
+
+
+def test_blocks_of_its_own_come_before_the_scores() -> None:
+    torch.manual_seed(0)
+    head = SegmentationHead(6, classes=2, blocks=2).eval()
+    for value in head.blocks.state_dict().values():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.1, 0.5)
+    feature = torch.rand(1, 6, 4, 5)
+    with torch.no_grad():
+        seen = residual_block(residual_block(feature, head.blocks[0]), head.blocks[1])
+        expected = torch.einsum("kc,chw->khw", head.score.weight[:, :, 0, 0], seen[0]) + head.score.bias[:, None, None]
+        torch.testing.assert_close(head(feature)[0], expected)
+
+
+def test_fresh_blocks_leave_the_scores_of_a_rectified_feature_as_they_were() -> None:
+    feature = torch.rand(1, 8, 4, 5)
+    plain, split = SegmentationHead(8, classes=3), SegmentationHead(8, classes=3, blocks=2).eval()
+    assert split.load_state_dict(plain.state_dict(), strict=False).unexpected_keys == []
+    assert torch.equal(split(feature), plain(feature))
+    assert set(plain.state_dict()) == {"score.weight", "score.bias"}, "bundles of heads without blocks fit as they did"
+
+
+def test_fewer_than_no_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="blocks should be at least 0, got -1"):
+        SegmentationHead(3, classes=2, blocks=-1)

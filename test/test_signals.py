@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dff_ros.core.half_cells import HalfCells
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.segmentation import SegmentationHead
 from dff_ros.core.signals import SIGNALS, Estimator, Signals, estimator_from, mean_over_cells, measure_signals, surprise
@@ -87,6 +88,22 @@ def test_surprise_is_the_share_of_cells_with_another_class(subcells: int, scaled
     with torch.inference_mode():
         assert surprise(head, key_feature, fields, fresh) == pytest.approx(whole)  # so few cells are all looked at
         assert surprise(head, fresh, FlowFields(torch.zeros(1, 2, 9, 11)), fresh) == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+@pytest.mark.parametrize("dense", [False, True])
+def test_surprise_reads_what_is_warped_and_blocks_look_around(blocks: int, dense: bool) -> None:
+    torch.manual_seed(0)
+    head = SegmentationHead(6, classes=4, blocks=blocks).eval()
+    for block in head.blocks:
+        torch.nn.init.ones_(block.bn2.weight)
+    key_feature, fresh = torch.randn(1, 6, 40, 44), torch.randn(1, 6, 40, 44)
+    fields = FlowFields(torch.randn(1, 2, 40, 44) * 2)
+    with torch.inference_mode():
+        key_map = HalfCells(6)(key_feature + 1) if dense else key_feature
+        differs = (head(propagate(key_map, fields)).argmax(1) != head(fresh).argmax(1)).float()
+        expected = differs if blocks else differs[:, 1::2, 1::2]
+        assert surprise(head, key_map, fields, fresh) == pytest.approx(float(expected.mean()))
 
 
 def test_surprise_of_a_large_feature_is_sampled() -> None:

@@ -15,10 +15,12 @@ import yaml
 from conftest import tiny_card
 from training_data import write_camvid
 
-from dff_ros.core.bundle import Card, build_model, load_bundle
+from dff_ros.core.bundle import Card, build_model, load_bundle, save_bundle
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_train.cli import main
+from dff_train.losses import unlabelled_objects
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
+from dff_train.parts import bundle_teacher, frozen_teacher
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
 from dff_train.train import Training, learning_rate_factor, moving_average, train, training_step
@@ -253,6 +255,30 @@ def test_a_bundle_can_be_the_teacher_and_one_that_does_not_fit_is_refused(tmp_pa
         Training(recipe(card=card, stages=(stage,)), tmp_path, CPU)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("segmentation", {"subcells": 2}), ("detection", {**tiny_card().architecture["detection"], "anchors": ((9.0, 9.0),) * 2})],
+)
+def test_a_teacher_whose_maps_mean_something_else_does_not_fit(tmp_path: Path, tiny_bundle: Path, part: str, value: Any) -> None:
+    card = tiny_card(architecture={**tiny_card().architecture, part: value})
+    with pytest.raises(ValueError, match="teacher .*tiny should have"):
+        bundle_teacher(str(tiny_bundle), build_model(card), card)
+
+
+@pytest.mark.parametrize("teacher", ["runs/none", "other"])
+def test_the_teacher_of_a_late_stage_is_looked_for_when_the_run_starts(tmp_path: Path, teacher: str, data: Path) -> None:
+    card = tiny_card(architecture={**tiny_card().architecture, "segmentation": {"subcells": 2}})
+    save_bundle(tmp_path / "other", card, build_model(card))
+    late = Stage("late", 1, batch=2, pairs=True, teacher=teacher.replace("other", str(tmp_path / "other")), loss_weights=label_free())
+    several = recipe(stages=(*recipe().stages, late))
+    training = Training(several, tmp_path / "run", CPU)
+    with pytest.raises(ValueError, match=f"stage 'late': .*{teacher}"):
+        train(training, data, workers=0)
+    assert training.step == 0
+    training.stage_index = 3  # done, so that nobody is to be taught any more
+    train(training, data, workers=0)
+
+
 def test_a_frozen_network_answers_for_key_frames_and_as_the_teacher_in_one_batch_without_a_graph(tmp_path: Path) -> None:
     stage = Stage("branch", 10, batch=2, pairs=True, trains=("refine_network",), loss_weights=label_free())
     training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
@@ -268,6 +294,23 @@ def test_what_weighs_nothing_is_not_computed() -> None:
     weights = {**DEFAULT_WEIGHTS, "lovasz": 0.0, "rpn_class": 0.0, "rpn_box": 0.0, "rfcn_class": 0.0, "rfcn_box": 0.0}
     model.heads["detection"].forward = None  # would fail if called
     assert set(batch_losses(model, batch((1, 2)), CPU, pairs=True, weights=weights)) == {"segmentation"}
+
+
+def test_the_labelled_loss_knows_what_the_teacher_sees_even_where_its_boxes_are_not_distilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(tiny_card_with_branch())
+    partial = replace(batch((1, 2)), labelled_classes=torch.tensor([[True, True, True], [False, True, False]]))
+    given: list[Any] = []
+
+    def noted(head: Any, taught: Any, truths: Any, *size: int) -> list[torch.Tensor]:
+        given.append((taught.objectness.requires_grad, [truth.labelled_classes.tolist() for truth in truths], size))
+        return unlabelled_objects(head, taught, truths, *size)
+
+    monkeypatch.setattr("dff_train.losses.unlabelled_objects", noted)
+    weights = {**DEFAULT_WEIGHTS, "feature": 1.0}
+    for teacher in (None, frozen_teacher(model)):
+        losses = batch_losses(model, partial, CPU, pairs=True, weights=weights, teacher=teacher)
+        assert "rpn_class" in losses and "distil_detection" not in losses
+    assert given == [(False, partial.labelled_classes.tolist(), (64, 96))]
 
 
 def test_the_moving_average_forgets_where_it_started_and_then_keeps_long() -> None:
@@ -313,6 +356,80 @@ def test_a_run_of_other_networks_is_not_taken_up(tmp_path: Path) -> None:
         other.resume()
 
 
+@pytest.mark.parametrize(
+    ("edit", "changed"),
+    [
+        ({}, False),
+        ({"card": tiny_card(description="better words", figures={"miou": 0.7})}, False),
+        ({"sources": {"camvid": 0.5, "drives": 0.5}}, True),
+        ({"card": tiny_card(input_pixels=40_000)}, True),
+        ({"stages": (Stage("per-frame", 3, batch=2), Stage("end-to-end", 9, batch=2, pairs=True))}, True),
+    ],
+)
+def test_a_run_goes_on_with_an_edited_recipe_and_says_so(tmp_path: Path, edit: dict[str, Any], changed: bool) -> None:
+    Training(recipe(), tmp_path, CPU).save()
+    resumed = Training(recipe(**edit), tmp_path, CPU)
+    assert resumed.resume() and resumed.recipe_changed == changed
+    resumed.save()
+    again = Training(recipe(**edit), tmp_path, CPU)
+    assert again.resume() and not again.recipe_changed
+
+
+def test_a_checkpoint_that_has_come_further_than_the_recipe_goes_is_refused(tmp_path: Path) -> None:
+    training = Training(recipe(), tmp_path, CPU)
+    training.next_stage()
+    training.step = 2
+    training.save()
+    with pytest.raises(ValueError, match=r"has come to step 2 of stage 2, but the recipe has only 1 stages"):
+        Training(recipe(stages=recipe().stages[:1]), tmp_path, CPU).resume()
+    training.next_stage()
+    training.save()
+    for count, fits in ((1, False), (2, True)):
+        other = Training(recipe(stages=recipe().stages[:count]), tmp_path, CPU)
+        if fits:
+            assert other.resume() and other.finished
+        else:
+            with pytest.raises(ValueError, match="has only 1 stages"):
+                other.resume()
+
+
+def test_a_stage_added_to_a_finished_run_begins_afresh(tmp_path: Path) -> None:
+    one, two = (recipe(card=tiny_card_with_branch(), stages=stages) for stages in (recipe().stages[:1], recipe().stages))
+    training = Training(one, tmp_path, CPU)
+    training_step(training, batch((0, 0)))
+    training.next_stage()
+    training.save()
+    resumed = Training(two, tmp_path, CPU)
+    assert resumed.resume() and resumed.stage.name == "end-to-end"
+    assert not resumed.optimizer.state
+
+
+def test_a_stage_edited_in_the_middle_takes_the_parts_the_decay_and_the_teacher_that_the_recipe_names_now(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    stage = Stage("joint", 50, batch=2, learning_rate=1e-2, pairs=True, loss_weights={"feature": 1.0})
+    training = Training(recipe(card=tiny_card_with_branch(), stages=(stage,)), tmp_path, CPU)
+    training_step(training, batch((1, 4)))
+    training.step = 1
+    training.save()
+
+    def resumed(**edit: Any) -> Training:
+        other = Training(recipe(card=tiny_card_with_branch(), stages=(replace(stage, **edit),)), tmp_path, CPU)
+        assert other.resume()
+        training_step(other, batch((1, 4)))
+        return other
+
+    kept = resumed(weight_decay=0.3)
+    assert [group["weight_decay"] for group in kept.optimizer.param_groups] == [0.3, 0.0]
+    assert {float(state["step"]) for state in kept.optimizer.state.values()} == {2.0}
+    fresh = resumed(trains=("refine_network",))
+    assert {float(state["step"]) for state in fresh.optimizer.state.values()} == {1.0}
+    taught = resumed(teacher=str(tiny_bundle)).teacher
+    assert taught is not None
+    expected = load_bundle(str(tiny_bundle))[1].feature_network
+    assert all(torch.equal(*each) for each in zip(taught.feature_network.parameters(), expected.parameters(), strict=True))
+
+
 def test_an_interrupt_lets_the_step_end_and_leaves_a_checkpoint(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(recipe(), tmp_path, CPU)
 
@@ -342,7 +459,11 @@ def test_the_command_trains_logs_and_exports_a_bundle_that_loads(tmp_path: Path,
     assert main(["run", *common, "--data", str(data), "--workers", "1"]) == 0
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert logged[-1]["step"] == 20 and logged[-1]["segmentation"] > 0
+    assert "trained with another recipe" not in capsys.readouterr().err
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**content, "seed": 5}))
     assert main(["export", *common, "--to", str(tmp_path / "bundle")]) == 0
+    note = f"dff_train: note: what {tmp_path / 'run'} holds was trained with another recipe than {tmp_path / 'recipe.yaml'} as it is now"
+    assert capsys.readouterr().err.splitlines() == [note]
     card, _ = load_bundle(str(tmp_path / "bundle"))
     assert card.name == "street"
 
@@ -380,6 +501,21 @@ def test_a_run_starts_from_what_fits_of_a_bundle(tmp_path: Path) -> None:
     finer = replace(card, architecture={**card.architecture, "segmentation": {"subcells": 2}})
     third = Training(recipe(card=finer), tmp_path / "3", CPU)
     assert third.start_from(str(tmp_path / "bundle")) == ["heads.segmentation.score.weight", head]
+
+
+def test_the_recipe_of_another_split_point_begins_as_the_light_bundle_with_blocks_of_the_heads_own(tmp_path: Path) -> None:
+    training = Training(read_recipe(REPOSITORY / "dff_train/recipes/street_light_split.yaml"), tmp_path, CPU)
+    fresh = training.start_from(training.recipe.init)
+    assert {".".join(name.split(".")[:4]) for name in fresh} == {"heads.segmentation.blocks.0", "heads.detection.blocks.0"}
+    card, light = load_bundle("street_light")
+    assert {name: part for name, part in training.recipe.card.architecture.items() if name not in training.model.heads} == {
+        name: part for name, part in card.architecture.items() if name not in training.model.heads
+    }
+    feature = torch.rand(1, light.channels, 6, 8)
+    with torch.no_grad():
+        for task in light.tasks:
+            for ours, theirs in zip(training.averaged.eval().head(task)(feature), light.head(task)(feature), strict=True):
+                assert torch.equal(ours, theirs)
 
 
 def test_stages_change_places_with_a_fresh_optimiser(tmp_path: Path) -> None:

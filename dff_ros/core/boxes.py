@@ -106,6 +106,19 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float)
     return order[keep_of_sorted(boxes[order], threshold, labels[order])]
 
 
+def voted_boxes(kept: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """The boxes (K, 4) of the ``kept`` (K,) of ``boxes`` (N, 4), each placed by votes (box voting, Gidaris and Komodakis 2015).
+
+    The mean, weighted by ``scores`` (N,), of all boxes of its own label that overlap it by an IoU of at least ``threshold``, suppressed
+    ones among them: they saw the same object from elsewhere, and their errors differ.
+    """
+    votes = (box_iou(boxes[kept], boxes) >= threshold) & (labels[kept].unsqueeze(1) == labels)
+    # A box of no size overlaps nothing, not even itself.
+    votes[torch.arange(len(kept), device=kept.device), kept] = True
+    weights = votes * scores
+    return (weights @ boxes) / weights.sum(dim=1, keepdim=True)
+
+
 def keep_of_sorted(boxes: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
     """Greedy non-maximum suppression of ``boxes`` (N, 4), best first: the mask (N,) of those that stay.
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork
 from dff_ros.core.flow_network import FLOWNETS, DISFlow, FlowNetS, StillFlow
+from dff_ros.core.half_cells import HalfCells
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import propagate
 from dff_ros.core.refine_network import LightRefineNetwork, LookRefineNetwork
@@ -34,6 +35,9 @@ CARD_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 FEATURE_NETWORKS = "dff_ros.feature_networks"
 """Entry-point group: a user's own per-frame network joins by ``name = module:factory``; the card's ``kind`` names it."""
+
+PROSE = frozenset({"name", "description", "licence", "provenance", "recipe", "figures"})
+"""Fields of a card that speak to its readers alone: no network and no score depends on them."""
 
 TRIAL_CELLS = 4
 """Feature cells each way of the small frame that a bundle is tried on."""
@@ -50,9 +54,9 @@ class Card:
     name: str
     description: str
     architecture: Mapping[str, Any]
-    """``feature_network`` and ``flow_network``, each with its ``kind`` and arguments; optionally ``refine_network``, likewise, and
-    ``segmentation`` and ``detection``. ``chained: true`` beside the flow network's kind: it is asked from frame to frame, see
-    :class:`dff_ros.core.model.DeepFeatureFlow`."""
+    """``feature_network`` and ``flow_network``, each with its ``kind`` and arguments; optionally ``refine_network``, likewise,
+    ``half_cells: true`` (:class:`dff_ros.core.half_cells.HalfCells`), and ``segmentation`` and ``detection``. ``chained: true`` beside
+    the flow network's kind: it is asked from frame to frame, see :class:`dff_ros.core.model.DeepFeatureFlow`."""
     licence: str
     segmentation_classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -123,6 +127,8 @@ def _check(card: Card) -> None:
     for part in ("feature_network", "flow_network", *({"refine_network"} & card.architecture.keys())):
         if not isinstance(card.architecture.get(part), Mapping) or "kind" not in card.architecture[part]:
             raise ValueError(f"architecture should name a {part} with its kind")
+    if not isinstance(card.architecture.get("half_cells", False), bool):
+        raise ValueError(f"half_cells should be true or false, got {card.architecture['half_cells']!r}")
     if not isinstance(card.architecture["flow_network"].get("chained", False), bool):
         raise ValueError(f"flow_network's chained should be true or false, got {card.architecture['flow_network']['chained']!r}")
     for task, classes in (("segmentation", card.segmentation_classes), ("detection", card.detection_classes)):
@@ -203,7 +209,14 @@ def build_model(card: Card) -> DeepFeatureFlow:
         heads.append(SegmentationHead(channels, classes=len(card.segmentation_classes), **(card.architecture["segmentation"] or {})))
     if "detection" in card.architecture:
         heads.append(RFCNHead(channels, classes=len(card.detection_classes), stride=stride, **card.architecture["detection"]))
-    return DeepFeatureFlow(feature_network, flow_network, heads=heads, refine_network=refine_network, chains_flow=chains_flow)
+    return DeepFeatureFlow(
+        feature_network,
+        flow_network,
+        heads=heads,
+        refine_network=refine_network,
+        half_cells=HalfCells(channels) if card.architecture.get("half_cells", False) else None,
+        chains_flow=chains_flow,
+    )
 
 
 def load_bundle(name_or_path: str) -> tuple[Card, DeepFeatureFlow]:
@@ -256,6 +269,7 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
         flow_network,
         heads=model.heads.values(),
         refine_network=model.refine_network,
+        half_cells=model.half_cells,
         chains_flow=model.chains_flow and kind == "dis",
     )
 
@@ -272,6 +286,7 @@ def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mappin
         model.flow_network,
         heads=model.heads.values(),
         refine_network=refine_network,
+        half_cells=model.half_cells,
         chains_flow=model.chains_flow,
     )
 

@@ -63,7 +63,10 @@ class Look(nn.Module):
 
 def place_shares(given: int, wanted: int) -> Tensor:
     """(wanted, given): what share of each of ``wanted`` parts of a line lies in each of ``given`` parts of the same line."""
-    edges = torch.arange(given + 1) / given
-    begins, ends = torch.arange(wanted) / wanted, torch.arange(1, wanted + 1) / wanted
-    overlap = torch.minimum(ends[:, None], edges[None, 1:]) - torch.maximum(begins[:, None], edges[None, :-1])
-    return overlap.clamp(min=0.0) * wanted
+    return shares(torch.arange(wanted + 1) / wanted, torch.arange(given + 1) / given)
+
+
+def shares(wanted: Tensor, given: Tensor) -> Tensor:
+    """(W, G): what share of each of W pieces of a line lies in each of G pieces, from their edges (W + 1,) and (G + 1,)."""
+    overlap = torch.minimum(wanted[1:, None], given[None, 1:]) - torch.maximum(wanted[:-1, None], given[None, :-1])
+    return overlap.clamp(min=0.0) / (wanted[1:] - wanted[:-1]).unsqueeze(1)

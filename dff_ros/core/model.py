@@ -31,6 +31,7 @@ class DeepFeatureFlow(nn.Module):
     ``refine_network`` (None for the paper's method as it is) corrects the propagated feature, and each head reads the feature,
     whether computed or propagated.
 
+    ``half_cells`` (None for the paper's) is what the warp reads between the cells of a key frame.
     ``chains_flow`` says how the way back to a key frame is measured: False, from the current frame at once, as in the paper; True,
     from each frame to the one before it, put together by :func:`dff_ros.core.propagate.chain`. The networks are the same either way.
     """
@@ -42,12 +43,14 @@ class DeepFeatureFlow(nn.Module):
         *,
         heads: Iterable[nn.Module],
         refine_network: nn.Module | None = None,
+        half_cells: nn.Module | None = None,
         chains_flow: bool = False,
     ) -> None:
         super().__init__()
         self.feature_network: Any = feature_network
         self.flow_network: Any = flow_network
         self.refine_network: Any = refine_network
+        self.half_cells: Any = half_cells
         self.chains_flow = chains_flow
         self.heads = nn.ModuleDict({_task_of(head).value: head for head in heads})
 
@@ -55,6 +58,10 @@ class DeepFeatureFlow(nn.Module):
     def stride(self) -> int:
         """Image pixels per feature cell."""
         return int(self.feature_network.stride)
+
+    def carried_map(self, key_feature: Tensor) -> Tensor:
+        """What is warped of a key frame: its feature (N, C, H, W) itself or, with ``half_cells``, twice as dense."""
+        return key_feature if self.half_cells is None else self.half_cells(key_feature)
 
     @property
     def channels(self) -> int:

@@ -35,21 +35,24 @@ def cell_grid(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def warp(key_feature: Tensor, flow: Tensor) -> Tensor:
-    """Sample ``key_feature`` (N, C, H, W) at p + flow(p), bilinearly (DFF, eq. 2-3).
+    """Sample ``key_feature`` (N, C, d H, d W) at p + flow(p), bilinearly (DFF, eq. 2-3): (N, C, H, W).
 
-    ``flow`` is (N, 2, H, W), (dx, dy) in feature cells, from the current frame back to the key frame.
+    ``flow`` is (N, 2, H, W), (dx, dy) in feature cells, from the current frame back to the key frame. The key feature has a value for each
+    cell, d = 1, or d values a side, the first of them the cell's own (:class:`dff_ros.core.half_cells.HalfCells`).
     Zero flow returns the feature unchanged; what lies outside the key frame reads as zero.
     Raises ValueError where the two do not fit.
     """
     batch, _, height, width = key_feature.shape
-    if flow.shape != (batch, 2, height, width):
+    rows, columns = flow.shape[2:] if flow.dim() == 4 else (height, width)
+    density = max(height // max(rows, 1), 1)
+    if flow.shape != (batch, 2, height // density, width // density) or height % density or width % density:
         raise ValueError(f"flow should be {(batch, 2, height, width)}, got {tuple(flow.shape)}")
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))  # half-precision coordinates are off by whole cells
     if flow.device.type == "cpu" and not (torch.is_grad_enabled() and (key_feature.requires_grad or flow.requires_grad)):
-        return _warp_on_host(key_feature.to(flow.dtype), flow)
+        return _warp_on_host(key_feature.to(flow.dtype), flow, density)
     if width == 1 or height == 1:
         return _warp_through_padding(key_feature, flow)
-    position = cell_grid(height, width, flow.device).to(flow.dtype) + flow
+    position = (cell_grid(rows, columns, flow.device).to(flow.dtype) + flow) * density
     # With align_corners cell i lies at 2 i / (size - 1) - 1, so zero flow hits cell centres exactly.
     x = position[:, 0] * (2.0 / (width - 1)) - 1.0
     y = position[:, 1] * (2.0 / (height - 1)) - 1.0
@@ -62,15 +65,16 @@ def _warp_through_padding(key_feature: Tensor, flow: Tensor) -> Tensor:
     return padded[:, :, 1:-1, 1:-1]
 
 
-def _warp_on_host(key_feature: Tensor, flow: Tensor) -> Tensor:
+def _warp_on_host(key_feature: Tensor, flow: Tensor, density: int) -> Tensor:
     """The warp where no gradient is asked for, in half of ``grid_sample``'s time: each cell is a weighted sum of four others.
 
     The answer is channels-last, as the heads' convolutions want it.
     """
     batch, channels, height, width = key_feature.shape
+    rows_wanted, columns_wanted = flow.shape[2:]
     dx, dy = flow.detach().unbind(1)
-    columns, share_x = _neighbours(dx.numpy() + np.arange(width, dtype=np.float32), width)
-    rows, share_y = _neighbours(dy.numpy() + np.arange(height, dtype=np.float32)[:, None], height)
+    columns, share_x = _neighbours((dx.numpy() + np.arange(columns_wanted, dtype=np.float32)) * density, width)
+    rows, share_y = _neighbours((dy.numpy() + np.arange(rows_wanted, dtype=np.float32)[:, None]) * density, height)
     image = np.arange(batch).reshape(-1, 1, 1) * (height * width)
     cells = (image + rows * width)[:, None] + columns
     shares = share_y[:, None] * share_x
@@ -80,7 +84,7 @@ def _warp_on_host(key_feature: Tensor, flow: Tensor) -> Tensor:
 
     table = key_feature.detach().permute(0, 2, 3, 1).reshape(-1, channels)
     warped = F.embedding_bag(bags(cells), table, per_sample_weights=bags(shares), mode="sum")
-    return warped.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return warped.view(batch, rows_wanted, columns_wanted, channels).permute(0, 3, 1, 2)
 
 
 def _neighbours(position: NDArray[np.floating], size: int) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
@@ -110,7 +114,7 @@ def chain(step: FlowFields, earlier: FlowFields) -> FlowFields:
 
 
 def propagate(key_feature: Tensor, fields: FlowFields) -> Tensor:
-    """Carry ``key_feature`` (N, C, H, W) to the current frame: warped, then multiplied by the scale (DFF, eq. 4)."""
+    """Carry ``key_feature`` to the current frame, (N, C, H, W): warped (see :func:`warp`), then multiplied by the scale (DFF, eq. 4)."""
     feature = warp(key_feature, fields.flow)
     if fields.scale is None:
         return feature

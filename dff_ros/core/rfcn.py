@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dff_ros.core.boxes import anchors_at, batched_nms, clip_boxes, decode_boxes, first_kept
+from dff_ros.core.boxes import anchors_at, batched_nms, clip_boxes, decode_boxes, first_kept, voted_boxes
+from dff_ros.core.feature_network import head_blocks
 from dff_ros.core.results import MINIMUM_SCORE, Detections, ImageGeometry, Task
 
 
@@ -82,7 +83,8 @@ class RFCNHead(nn.Module):
 
     ``classes`` counts the foreground classes; ``anchors`` are (w, h) in pixels of the network's image, ``stride`` the pixels
     of a feature cell. ``rpn_channels`` > 0 puts a 3x3 convolution and ReLU before the RPN (Faster R-CNN's; the paper has
-    none). The defaults are the authors'.
+    none), and ``blocks`` > 0 residual blocks on the whole feature before both halves are read, see
+    :func:`dff_ros.core.feature_network.head_blocks`. The defaults are the authors'.
     """
 
     task = Task.DETECTION
@@ -96,10 +98,12 @@ class RFCNHead(nn.Module):
         stride: int,
         bins: int = 7,
         rpn_channels: int = 0,
+        blocks: int = 0,
         pre_nms: int = 6000,
         proposals: int = 300,
         proposal_nms: float = 0.7,
         detection_nms: float = 0.3,
+        box_voting: float = 0.0,
         maximum_detections: int = 100,
         minimum_size: float = 2.0,
         anchor_stds: Sequence[float] = (0.1, 0.1, 0.4, 0.4),
@@ -109,6 +113,9 @@ class RFCNHead(nn.Module):
         if classes < 1 or not anchors:
             raise ValueError(f"classes and anchors should be at least one each, got {classes} and {len(anchors)}")
         self.classes, self.stride, self.bins = classes, stride, bins
+        if not 0.0 <= box_voting < 1.0:
+            raise ValueError(f"box_voting should be an IoU in 0..1 (0: none), got {box_voting}")
+        self.box_voting = box_voting
         self.anchors = tuple((float(w), float(h)) for w, h in anchors)
         self.pre_nms, self.proposals, self.maximum_detections = pre_nms, proposals, maximum_detections
         self.proposal_nms, self.detection_nms, self.minimum_size = proposal_nms, detection_nms, minimum_size
@@ -120,6 +127,7 @@ class RFCNHead(nn.Module):
         self.class_maps = nn.Conv2d(rest, (classes + 1) * bins**2, 1)
         self.box_maps = nn.Conv2d(rest, 4 * bins**2, 1)
         self._initialise()
+        self.blocks = head_blocks(channels, blocks)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -131,7 +139,7 @@ class RFCNHead(nn.Module):
 
     def forward(self, feature: Tensor) -> RFCNMaps:
         """``feature`` (N, channels, H, W) -> the raw maps, in the dtype of the weights."""
-        feature = feature.to(self.class_maps.weight.dtype)
+        feature = self.blocks(feature.to(self.class_maps.weight.dtype))
         first, second = feature[:, : self.rpn_inputs], feature[:, self.rpn_inputs :]
         if self.rpn_hidden is not None:
             first = F.relu(self.rpn_hidden(first))
@@ -177,8 +185,9 @@ class RFCNHead(nn.Module):
         roi, label = ((probabilities >= MINIMUM_SCORE) & solid).nonzero(as_tuple=True)
         boxes, scores = boxes[roi], probabilities[roi, label]
         best = batched_nms(boxes, scores, label, self.detection_nms)[: self.maximum_detections]
+        placed = voted_boxes(best, boxes, scores, label, self.box_voting) if self.box_voting else boxes[best]
         to_source = boxes.new_tensor([geometry.scale_x, geometry.scale_y] * 2)
-        boxes = clip_boxes(boxes[best] / to_source, geometry.source_height, geometry.source_width)
+        boxes = clip_boxes(placed / to_source, geometry.source_height, geometry.source_width)
         return Detections(boxes.cpu().numpy(), scores[best].cpu().numpy(), label[best].cpu().numpy())
 
 

@@ -14,25 +14,30 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dff_ros.core.feature_network import head_blocks
 from dff_ros.core.results import ImageGeometry, LabelMap, Task
 
 
 class SegmentationHead(nn.Module):
-    """Class scores of every feature cell, or of its ``subcells`` x ``subcells`` parts."""
+    """Class scores of every feature cell, or of its ``subcells`` x ``subcells`` parts.
+
+    ``blocks`` residual blocks of its own come before the scores, see :func:`dff_ros.core.feature_network.head_blocks`.
+    """
 
     task = Task.SEGMENTATION
 
-    def __init__(self, channels: int, *, classes: int, subcells: int = 1) -> None:
+    def __init__(self, channels: int, *, classes: int, subcells: int = 1, blocks: int = 0) -> None:
         super().__init__()
         if subcells < 1:
             raise ValueError(f"subcells should be at least 1, got {subcells}")
         self.subcells = subcells
+        self.blocks = head_blocks(channels, blocks)
         self.score = nn.Conv2d(channels, classes * subcells**2, 1)
         nn.init.normal_(self.score.weight, std=0.01)
 
     def forward(self, feature: Tensor) -> Tensor:
         """(N, channels, H, W) -> scores (N, classes, subcells * H, subcells * W), float32."""
-        scores = self.score(feature.to(self.score.weight.dtype)).float()
+        scores = self.score(self.blocks(feature.to(self.score.weight.dtype))).float()
         return F.pixel_shuffle(scores, self.subcells) if self.subcells > 1 else scores
 
     def decode(self, scores: Tensor, geometry: ImageGeometry) -> LabelMap:

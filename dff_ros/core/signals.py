@@ -8,7 +8,7 @@ differently.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dff_ros.core.propagate import FlowFields, cell_grid, propagate, warp
+from dff_ros.core.segmentation import SegmentationHead
 
 SAMPLED_CELLS = 400
 """Cells of a new key frame whose class is held against the propagated one; a share of a tenth is then known to 0.015."""
@@ -116,24 +117,27 @@ BY_MOTION = Estimator({"own_motion": 1.0}, bias=-3.2, surprise=0.0)
 """The length of the flow alone, in the same units: a control."""
 
 
-def surprise(score: Callable[[Tensor], Tensor], key_feature: Tensor, fields: FlowFields, fresh: Tensor) -> float:
+def surprise(head: SegmentationHead, key_map: Tensor, fields: FlowFields, fresh: Tensor) -> float:
     """Share of sampled cells to which the ``fresh`` feature (1, C, h, w) gives another class than the one carried from the key frame.
 
-    ``score`` maps a feature (1, C, ...) to class scores cell by cell, as a head of 1x1 convolutions does. On a new key frame both are
-    known, so this is what it was worth, for less than half a millisecond.
+    ``key_map`` is what is warped of the key frame, (1, C, d h, d w) (see :func:`dff_ros.core.propagate.warp`). On a new key frame both are
+    known, so this is what it was worth, for less than half a millisecond; a head with blocks looks beyond a cell and runs on all of them.
     """
     height, width = fresh.shape[2:]
     step = max(1, round(math.sqrt(height * width / SAMPLED_CELLS)))
     sampled = (..., slice(step // 2, None, step), slice(step // 2, None, step))
-    if fields.scale is None:
-        carried = _carried_to(key_feature, (cell_grid(height, width, fields.flow.device) + fields.flow.float())[sampled])
+    if len(head.blocks):
+        carried = propagate(key_map, fields)
+    elif fields.scale is None:
+        position = (cell_grid(height, width, fields.flow.device) + fields.flow.float())[sampled]
+        carried, fresh = _carried_to(key_map, position * (key_map.shape[2] // height)), fresh[sampled]
     else:
-        carried = propagate(key_feature, fields)[sampled]
-    return float((score(carried).argmax(dim=1) != score(fresh[sampled]).argmax(dim=1)).float().mean())
+        carried, fresh = propagate(key_map, fields)[sampled], fresh[sampled]
+    return float((head(carried).argmax(dim=1) != head(fresh).argmax(dim=1)).float().mean())
 
 
 def _carried_to(feature: Tensor, position: Tensor) -> Tensor:
-    """``feature`` (1, C, h, w) at the places ``position`` (1, 2, M, N), in cells; zero outside."""
+    """``feature`` (1, C, h, w) at the places ``position`` (1, 2, M, N), in its own grid; zero outside."""
     size = torch.tensor([max(side - 1, 1) for side in feature.shape[:1:-1]], device=feature.device).view(1, 2, 1, 1)
     grid = (position * 2.0 / size - 1.0).permute(0, 2, 3, 1)
     return F.grid_sample(feature.float(), grid, align_corners=True, padding_mode="zeros")

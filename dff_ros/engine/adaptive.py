@@ -131,7 +131,8 @@ class AdaptiveSchedule:
             self._budget.spent(pair, was_key=renewed)
         if renewed:
             self._worth.renew()
-            self._residual = 0.0
+            # A key made aside takes over at an age beyond 1: its residual has grown by then, to about the older key's. A cut exceeds both.
+            self._residual = 0.0 if pair.age == 1 else self._residual
         self._age, self._dropped = pair.age, False
         if pair.renewal is not None and pair.renewal is not self._learnt:
             self._learnt = pair.renewal

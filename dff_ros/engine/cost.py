@@ -46,7 +46,7 @@ def measure_cost(model: LoadedModel, settings: EngineSettings, height: int, widt
     The fastest of ``repeats`` counts: what else the machine does at that moment can only add to it.
     """
     frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-    stream = FeatureFlowStream(model, settings.with_values({"schedule": "fixed:3", "max_key_age": 0.0}))
+    stream = FeatureFlowStream(model, settings.with_values({"schedule": "fixed:3", "key_frames": "blocking", "max_key_age": 0.0}))
     keys: list[float] = []
     propagated: list[float] = []
     for index in range(3 * (repeats + 1)):

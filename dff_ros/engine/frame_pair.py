@@ -63,7 +63,8 @@ class FramePair:
         self.interval_ns = interval_ns
         """Nanoseconds since the frame before, by the stamps; None where one is unknown."""
         self.spent_ms = spent_ms
-        """Milliseconds that computing the answer to the frame before took; None where there was none."""
+        """Milliseconds of computing spent on the frame before; None where there was none. A key aside counts with the last frame it did not
+        answer, all at once."""
         self.turn_rate = turn_rate
         """Radians per second that the camera turns by another sensor; None without one."""
         self._pixels_per_cell = pixels_per_cell
@@ -102,7 +103,11 @@ class Schedule(Protocol):
     """Decides for one video; it may remember, so each video has its own."""
 
     def is_key_frame(self, pair: FramePair) -> Decision:
-        """Whether the current frame should become the key frame."""
+        """Whether the current frame should become the key frame.
+
+        Asked of every frame but those that are key frames for another reason. While a key frame is computed aside only a hard
+        decision counts; that the age falls, or stays, tells that it took over.
+        """
         ...
 
     def reset(self) -> None:

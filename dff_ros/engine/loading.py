@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dff_ros.core.bundle import Card, load_bundle, with_flow_network
+from dff_ros.core.feature_network import fold_batch_norms
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields
 from dff_ros.core.refine_network import RefineInput
@@ -76,7 +77,9 @@ def load_model(settings: EngineSettings, *, without: Set[str] = frozenset()) -> 
     precision = choose_precision(settings.precision, device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    networks = networks.to(device=device, dtype=precision).eval().requires_grad_(False)
+    networks = networks.eval().requires_grad_(False)
+    fold_batch_norms(networks)
+    networks = networks.to(device=device, dtype=precision)
     networks = networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(card, networks, device, precision, frozenset(without), notes)
 

@@ -73,6 +73,16 @@ class EngineSettings:
         "adaptive:ms_per_s=MS or adaptive:latency_ms=MS; an adaptive one may add signal=disagreement, residual or motion",
         dynamic=True,
     )
+    key_frames: str = setting(
+        "blocking",
+        "blocking: a frame that is made a key frame waits for its feature; aside: the feature is computed beside the stream, "
+        "and until it is ready frames are propagated from the key frame before",
+        choices=("blocking", "aside"),
+        dynamic=True,
+    )
+    key_threads: int = setting(
+        0, "CPU threads that compute a key frame aside, the rest being the stream's meanwhile; 0 takes half of them", minimum=0, maximum=256
+    )
     max_key_age: float = setting(
         2.0, "seconds after which a new key frame is due; 0 sets no limit", minimum=0.0, maximum=600.0, dynamic=True
     )

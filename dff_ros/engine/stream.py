@@ -1,14 +1,13 @@
 """One video through Deep Feature Flow: a frame in, a result out (DFF, algorithm 1).
 
-The weights (``LoadedModel``) serve any number of videos; what is remembered of one, the key frame above all, lives here.
+The weights (``LoadedModel``) serve any number of videos; what is remembered of one, the key frame above all, lives here. A key frame
+is computed within its step or, with the setting ``key_frames: aside``, beside the steps (``aside``).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,15 @@ from dff_ros.core.bundle import Card
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
 from dff_ros.core.signals import Signals, measure_signals, surprise
+from dff_ros.engine.aside import KeyFrameAside
 from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
+from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
 from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.track import KeyFrame, PreparedFrame, Track
+from dff_ros.engine.step_times import StepTimes
+from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class FrameResult:
     stamp: int
     is_key: bool
     reason: str
-    """Why this is a key frame; empty for a propagated one."""
+    """Why this frame was made a key frame, at once or aside (then it is itself still a propagated one); empty where it was not."""
     key_age_frames: int
     """Processed frames since the key frame: 0 for the key frame itself."""
     key_age_ms: float
     """By the stamps; 0 where one is unknown."""
+    key_ms: float
+    """How long the key frame's feature took, whether a step waited for it or not."""
     motion_px: float | None
     """Mean flow length from this frame to its key frame; None where no flow was computed."""
     disagreement: float | None
@@ -57,38 +61,40 @@ class FrameResult:
         """``key`` or ``propagated``."""
         return "key" if self.is_key else "propagated"
 
+    @property
+    def made_key(self) -> bool:
+        """Whether this frame was made a key frame, at once or aside: what key rates count."""
+        return self.is_key or bool(self.reason)
 
-@dataclass
-class StepTimes:
-    """Milliseconds spent in each part of one step."""
 
-    parts: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
+@dataclass(frozen=True)
+class Current:
+    """The frame that a step is about, made ready for the networks."""
 
-    @contextmanager
-    def measure(self, part: str, device: torch.device) -> Iterator[None]:
-        """Add the time of the block to ``part``; on a GPU the block is waited for."""
-        before = time.perf_counter()
-        yield
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        self.parts[part] = self.parts.get(part, 0.0) + (time.perf_counter() - before) * 1e3
-
-    def total(self) -> float:
-        """Milliseconds since the step began."""
-        return (time.perf_counter() - self.started) * 1e3
+    prepared: PreparedFrame
+    geometry: ImageGeometry
+    stamp: int
+    tasks: frozenset[Task]
+    times: StepTimes
 
 
 class FeatureFlowStream:
-    """One video. ``step`` takes its frames in order; ``reset`` forgets the key frame."""
+    """One video. ``step`` takes its frames in order; ``reset`` forgets the key frame; ``close`` leaves no thread behind.
 
-    def __init__(self, model: LoadedModel, settings: EngineSettings) -> None:
+    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them.
+    """
+
+    def __init__(self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None) -> None:
         self._model = model
         self._settings = settings
         self._schedule = parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
         self._renewal: Renewal | None = None
+        self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
         self._track: Track | None = None
+        shares = ThreadShares.split(settings.threads or torch.get_num_threads(), settings.key_threads)
+        self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, shares), shares)
+        self._queue = _urgent_queue(model.device)
         self._last_stamp = 0
         self._reset_reason = "first frame"
 
@@ -102,6 +108,11 @@ class FeatureFlowStream:
         """What the stream currently runs with."""
         return self._settings
 
+    @property
+    def makes_keys_aside(self) -> bool:
+        """As the settings say; per-frame always blocks, as each frame is a key frame there and nothing is propagated."""
+        return self._settings.key_frames == "aside" and self._settings.schedule.strip() != "per-frame"
+
     def apply(self, settings: EngineSettings) -> None:
         """Take over changed dynamic settings from the next frame on; raises ValueError for a schedule that does not parse."""
         renewed = ("schedule", "adaptive_price", "adaptive_min_age", "adaptive_max_age")
@@ -110,11 +121,17 @@ class FeatureFlowStream:
         self._settings = settings
 
     def reset(self, reason: str = "reset") -> None:
-        """Forget the key frame: the next frame is one, for ``reason``."""
-        self._track = self._renewal = None
+        """Forget the key frame, and the one in flight: the next frame is one, for ``reason``."""
+        self._track = self._renewal = self._asked = None
+        self._aside.cancel()
         self._last_stamp = 0
         self._reset_reason = reason
         self._schedule.reset()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Forget the key frames and end the thread that computes them aside; False where it is still busy after ``timeout`` seconds."""
+        self._track = None
+        return self._aside.close(timeout)
 
     @torch.inference_mode()
     def step(
@@ -124,26 +141,15 @@ class FeatureFlowStream:
 
         ``frame`` is (H, W, 3) uint8 RGB of any strides, ``stamp`` its time in nanoseconds (0: unknown), ``tasks`` the heads to run,
         ``turn_rate`` how fast the camera turns by another sensor, radians a second (a hint to the schedule).
-        Raises ValueError for a frame that is none; the stream then stays as it was.
+        Raises ValueError for a frame that is none; the stream then stays as it was. Raises too what went wrong with a key frame aside.
         """
         check_frame(frame)
         times = StepTimes()
         self._drop_unfitting_key(frame, stamp)
-        image, geometry = self._preprocess(frame)
-        prepared = PreparedFrame(self._model.networks, image)
-        track = self._track
-        pair = None if track is None else self._pair(track, prepared, stamp, times, turn_rate)
-        decision = self._decide(pair)
-        if decision or track is None or pair is None:
-            key = KeyFrame(self._extract(image, times), prepared, geometry, stamp)
-            self._renewal = None if track is None or pair is None else self._renewed(track.key, key, pair)
-            result = self._answer(key.feature, key, pair, age=0, stamp=stamp, reason=decision.reason, tasks=tasks, times=times)
-            self._track = Track(self._model, key)
-        else:
-            feature = self._propagate(track.key, prepared, pair, times)
-            result = self._answer(feature, track.key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
-            result = replace(result, disagreement=decision.disagreement)
-            track.advance(prepared, pair.fields)
+        with self._on_queue():
+            self._take_over()
+            with self._aside.sharing_cores():
+                result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
         self._spent_ms = result.step_ms
         return result
@@ -152,23 +158,68 @@ class FeatureFlowStream:
     def start_track(self, frame: NDArray[np.uint8], stamp: int) -> tuple[Track, FrameResult]:
         """A track from ``frame`` on and the answer of its own feature, for evaluations that choose their keys; the stream keeps its own."""
         check_frame(frame)
-        times = StepTimes()
-        image, geometry = self._preprocess(frame)
-        key = KeyFrame(self._extract(image, times), PreparedFrame(self._model.networks, image), geometry, stamp)
-        result = self._answer(key.feature, key, None, age=0, stamp=stamp, reason="chosen", tasks=ALL_TASKS, times=times)
-        return Track(self._model, key), result
+        with self._on_queue():
+            return self._key_step(self._current(frame, stamp, ALL_TASKS, StepTimes()), None, "chosen")
 
     @torch.inference_mode()
     def follow(self, track: Track, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
         """The answer for the next frame of a track of :meth:`start_track`, which goes on to it. It has to be told of every frame."""
         check_frame(frame)
-        times = StepTimes()
-        image, _ = self._preprocess(frame)
-        prepared = PreparedFrame(self._model.networks, image)
-        pair = self._pair(track, prepared, stamp, times)
-        feature = self._propagate(track.key, prepared, pair, times)
-        result = self._answer(feature, track.key, pair, age=pair.age, stamp=stamp, reason="", tasks=tasks, times=times)
-        track.advance(prepared, pair.fields)
+        with self._on_queue():
+            current = self._current(frame, stamp, tasks, StepTimes())
+            step = track.way.step_to(current.prepared)
+            return self._propagated_step(current, track, step, self._pair(current, track, step), "")
+
+    def _take_over(self) -> None:
+        """Go on with the key frame aside where its feature is ready. The frame before is said to have cost the time it took."""
+        ready = self._aside.take()
+        if ready is None:
+            return
+        if self._track is not None and self._asked is not None:
+            self._renewal = self._renewed(self._track.key, ready.key, self._asked)
+        self._track, self._asked = ready, None
+        self._spent_ms = (self._spent_ms or 0.0) + ready.key.feature_ms
+
+    def _process(self, current: Current, turn_rate: float | None) -> FrameResult:
+        if self._track is None:
+            self._track, result = self._key_step(current, None, self._reset_reason)
+            return result
+        step = self._track.way.step_to(current.prepared)
+        pair = self._pair(current, self._track, step, turn_rate)
+        decision = self._decide(pair)  # asked while a key is in flight too: it sums up what every frame loses, and a cut cannot wait
+        if decision.hard or (decision and not self.makes_keys_aside and not self._aside.in_flight):
+            self._aside.cancel()
+            self._track, result = self._key_step(current, pair, decision.reason)
+            return result
+        reason = "" if self._aside.in_flight else decision.reason
+        try:
+            if reason:
+                with current.times.measure("feature", self._model.device):
+                    self._aside.order(current.prepared, current.geometry, current.stamp)
+                self._asked = pair
+            else:
+                with current.times.measure("flow", self._model.device):
+                    self._aside.advance(step)
+            result = self._propagated_step(current, self._track, step, pair, reason)
+            return replace(result, disagreement=decision.disagreement)
+        except Exception:
+            self._aside.cancel()  # its way and the track's have parted
+            raise
+
+    def _key_step(self, current: Current, pair: FramePair | None, reason: str) -> tuple[Track, FrameResult]:
+        times = current.times
+        with times.measure("feature", self._model.device):
+            feature = self._model.extract(current.prepared.image)
+        key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, times.parts["feature"])
+        if pair is not None and self._track is not None:
+            self._renewal, self._asked = self._renewed(self._track.key, key, pair), None
+        result = self._answer(feature, current, key, pair, age=0, reason=reason)
+        return Track(key, Way(self._model, current.prepared)), result
+
+    def _propagated_step(self, current: Current, track: Track, step: Step, pair: FramePair, reason: str) -> FrameResult:
+        feature = self._propagate(track.key, current, pair)
+        result = self._answer(feature, current, track.key, pair, age=pair.age, reason=reason)
+        track.way.advance(step, pair.fields)
         return result
 
     def _drop_unfitting_key(self, frame: NDArray[np.uint8], stamp: int) -> None:
@@ -183,29 +234,29 @@ class FeatureFlowStream:
         elif stamp and self._last_stamp and 0 < self._settings.max_gap * 1e9 < stamp - self._last_stamp:
             self.reset("gap")
 
-    def _preprocess(self, frame: NDArray[np.uint8]) -> tuple[Tensor, ImageGeometry]:
+    def _on_queue(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._queue is None else torch.cuda.stream(self._queue)
+
+    def _current(self, frame: NDArray[np.uint8], stamp: int, tasks: frozenset[Task], times: StepTimes) -> Current:
         pixels = self._settings.input_pixels or self.card.input_pixels
         geometry = fit(frame.shape[0], frame.shape[1], input_pixels=pixels, stride=self._model.input_multiple)
-        return to_image(frame, geometry, self._model.device), geometry
+        prepared = PreparedFrame(self._model.networks, to_image(frame, geometry, self._model.device))
+        return Current(prepared, geometry, stamp, tasks, times)
 
-    def _extract(self, image: Tensor, times: StepTimes) -> Tensor:
-        with times.measure("feature", self._model.device):
-            return self._model.extract(image)
-
-    def _pair(
-        self, track: Track, prepared: PreparedFrame, stamp: int, times: StepTimes, turn_rate: float | None = None
-    ) -> FramePair:
+    def _pair(self, current: Current, track: Track, step: Step, turn_rate: float | None = None) -> FramePair:
         key, stride = track.key, self._model.networks.stride
 
         def compute_fields() -> FlowFields:
-            with times.measure("flow", self._model.device):
-                return track.fields_of(prepared)
+            with current.times.measure("flow", self._model.device):
+                return track.way.fields_of(step)
+
+        age, stamp = track.age + 1, current.stamp
 
         def compute_signals(fields: FlowFields) -> Signals:
-            return measure_signals(prepared.cells, key.prepared.cells, fields.flow, age=track.age + 1)
+            return measure_signals(current.prepared.cells, key.prepared.cells, fields.flow, age=age)
 
         return FramePair(
-            age=track.age + 1,
+            age=age,
             age_ns=stamp - key.stamp if stamp and key.stamp else None,
             pixels_per_cell=stride / key.geometry.scale_x,
             compute_fields=compute_fields,
@@ -216,9 +267,7 @@ class FeatureFlowStream:
             turn_rate=turn_rate,
         )
 
-    def _decide(self, pair: FramePair | None) -> Decision:
-        if pair is None:
-            return Decision(True, self._reset_reason, hard=True)
+    def _decide(self, pair: FramePair) -> Decision:
         limit = self._settings.max_key_age * 1e9
         decision = self._schedule.is_key_frame(pair)
         if not decision and limit and pair.age_ns is not None and pair.age_ns > limit:
@@ -226,42 +275,38 @@ class FeatureFlowStream:
         return decision
 
     def _renewed(self, before: KeyFrame, key: KeyFrame, pair: FramePair) -> Renewal | None:
-        """What the new key frame shows of the one before, where the schedule has looked at it and there are classes to compare."""
+        """What the new key frame shows of the one before, carried to the new one's frame by ``pair``.
+
+        None where the schedule did not look at that pair, or there are no classes to compare.
+        """
         networks = self._model.networks
         if not pair.signals_measured or Task.SEGMENTATION not in networks.tasks:
             return None
-        seen = surprise(networks.head(Task.SEGMENTATION), before.feature, pair.fields, key.feature)
+        seen = surprise(networks.head(Task.SEGMENTATION), before.carried, pair.fields, key.feature)
         return Renewal(pair.signals, seen)
 
-    def _propagate(self, key: KeyFrame, prepared: PreparedFrame, pair: FramePair, times: StepTimes) -> Tensor:
+    def _propagate(self, key: KeyFrame, current: Current, pair: FramePair) -> Tensor:
         fields = pair.fields
-        with times.measure("flow", self._model.device):
-            feature = propagate(key.feature, fields)
+        with current.times.measure("flow", self._model.device):
+            feature = propagate(key.carried, fields)
         if not self._model.refines(self._settings):
             return feature
-        with times.measure("refine", self._model.device):
-            return self._model.refine(prepared.refine, key.prepared.refine, feature, fields, pair.age)
+        with current.times.measure("refine", self._model.device):
+            return self._model.refine(current.prepared.refine, key.prepared.refine, feature, fields, pair.age)
 
     def _answer(
-        self,
-        feature: Tensor,
-        key: KeyFrame,
-        pair: FramePair | None,
-        *,
-        age: int,
-        stamp: int,
-        reason: str,
-        tasks: frozenset[Task],
-        times: StepTimes,
+        self, feature: Tensor, current: Current, key: KeyFrame, pair: FramePair | None, *, age: int, reason: str
     ) -> FrameResult:
+        stamp, times = current.stamp, current.times
         with times.measure("head", self._model.device):
-            answers = self._run_heads(feature, key.geometry, tasks)
+            answers = self._run_heads(feature, key.geometry, current.tasks)
         return FrameResult(
             stamp=stamp,
             is_key=age == 0,
             reason=reason,
             key_age_frames=age,
             key_age_ms=(stamp - key.stamp) / 1e6 if stamp and key.stamp else 0.0,
+            key_ms=key.feature_ms,
             motion_px=pair.motion_px if pair is not None and pair.flow_computed else None,
             disagreement=None,
             detections=answers.get(Task.DETECTION),
@@ -278,3 +323,12 @@ class FeatureFlowStream:
         networks = self._model.networks
         wanted = [task for task in sorted(tasks & networks.tasks, key=lambda task: task.value) if enabled[task]]
         return {task: networks.head(task).decode(networks.head(task)(feature), geometry) for task in wanted}
+
+
+def _urgent_queue(device: torch.device) -> torch.cuda.Stream | None:
+    """On a GPU, where the steps run: ahead of the queue of key frames aside, which has the lowest priority."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)  # the weights may still be on their way in the queue that loaded them
+    queue: torch.cuda.Stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+    return queue

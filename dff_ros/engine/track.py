@@ -1,4 +1,4 @@
-"""The way from a key frame to the frames after it."""
+"""Key frames, and the way from them to the frames after."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ class PreparedFrame:
     """What the flow network and the branch read of one image, each computed when first asked for: per-frame never asks."""
 
     def __init__(self, networks: DeepFeatureFlow, image: Tensor) -> None:
+        self.image = image
+        """(1, 3, H, W), RGB in 0..1."""
         self._networks = networks
-        self._image = image
 
     @cached_property
     def flow(self) -> Tensor:
         """For the flow network."""
-        prepared: Tensor = self._networks.flow_network.prepare(self._image)
+        prepared: Tensor = self._networks.flow_network.prepare(self.image)
         return prepared
+
+    def carried_map(self, feature: Tensor) -> Tensor:
+        """What is warped of the frame's ``feature``, float32 as that is."""
+        carried: Tensor = self._networks.carried_map(feature)
+        return carried
 
     @cached_property
     def cells(self) -> Tensor:
         """The image averaged over each feature cell, (1, 3, h, w) float32; the branch's own, where it computes one."""
         refine_network = self._networks.refine_network
-        cells: Tensor = mean_over_cells(self._image, self._networks.stride) if refine_network is None else self.refine.cells
+        cells: Tensor = mean_over_cells(self.image, self._networks.stride) if refine_network is None else self.refine.cells
         return cells
 
     @cached_property
     def refine(self) -> RefineInput:
         """For the branch on the current frame, which the bundle must have."""
-        prepared: RefineInput = self._networks.refine_network.prepare(self._image)
+        prepared: RefineInput = self._networks.refine_network.prepare(self.image)
         return prepared
 
 
@@ -50,31 +56,71 @@ class KeyFrame:
     prepared: PreparedFrame
     geometry: ImageGeometry
     stamp: int
+    feature_ms: float
+    """Milliseconds that the feature took, in the step or aside."""
+    made: Tensor | None = None
+    """What is warped of it, where that was made beside the stream."""
+
+    @cached_property
+    def carried(self) -> Tensor:
+        """What is warped of it, made when first asked for: per-frame never asks."""
+        return self.prepared.carried_map(self.feature) if self.made is None else self.made
 
 
-class Track:
-    """A key frame and how far the video has gone since. It is told of every frame processed, in order.
+class Step:
+    """From one frame of the video to the next. Its flow is measured when first asked for, once for all ways that take it."""
 
-    Where the model chains flow, each frame's flow is measured to the frame before it and goes on from there to the key frame; otherwise it
-    is measured to the key frame at once, as in the paper.
+    def __init__(self, model: LoadedModel, frame: PreparedFrame, before: PreparedFrame) -> None:
+        self.frame = frame
+        self._model = model
+        self._before = before
+
+    @cached_property
+    def fields(self) -> FlowFields:
+        """Flow and scale from the frame back to the one before it."""
+        return self._model.flow(self.frame.flow, self._before.flow)
+
+
+class Way:
+    """How far the video has gone since one of its frames. It is told of every frame processed, in order.
+
+    Where the model chains flow, each frame's flow is measured to the frame before it and goes on from there to the start; otherwise it is
+    measured to the start at once, as in the paper.
     """
 
-    def __init__(self, model: LoadedModel, key: KeyFrame) -> None:
-        self.key = key
+    def __init__(self, model: LoadedModel, start: PreparedFrame) -> None:
         self.age = 0
-        """Processed frames since the key frame."""
+        """Processed frames since the start."""
         self._model = model
-        self._latest = key.prepared
+        self._start = self._latest = start
         self._fields: FlowFields | None = None
 
-    def fields_of(self, frame: PreparedFrame) -> FlowFields:
-        """Flow and scale from the video's next frame back to the key frame; the track stays where it is."""
-        if not self._model.networks.chains_flow:
-            return self._model.flow(frame.flow, self.key.prepared.flow)
-        step = self._model.flow(frame.flow, self._latest.flow)
-        return step if self._fields is None else chain(step, self._fields)
+    def step_to(self, frame: PreparedFrame) -> Step:
+        """The step from the latest frame to the video's next."""
+        return Step(self._model, frame, self._latest)
 
-    def advance(self, frame: PreparedFrame, fields: FlowFields) -> None:
-        """Go on to the next frame, whose fields are ``fields``."""
+    def fields_of(self, step: Step) -> FlowFields:
+        """Flow and scale from the frame that ``step`` leads to back to the start; the way stays where it is."""
+        if not self._model.networks.chains_flow:
+            return self._model.flow(step.frame.flow, self._start.flow)
+        return step.fields if self._fields is None else chain(step.fields, self._fields)
+
+    def advance(self, step: Step, fields: FlowFields | None = None) -> None:
+        """Take ``step``; ``fields`` are what :meth:`fields_of` says of it, where that is known already."""
+        if self._model.networks.chains_flow:
+            self._fields = self.fields_of(step) if fields is None else fields
         self.age += 1
-        self._latest, self._fields = frame, fields
+        self._latest = step.frame
+
+
+@dataclass(frozen=True)
+class Track:
+    """A key frame and the way from it to the video's latest frame."""
+
+    key: KeyFrame
+    way: Way
+
+    @property
+    def age(self) -> int:
+        """Processed frames since the key frame."""
+        return self.way.age

@@ -21,7 +21,7 @@ from dff_ros.engine.frame_pair import FramePair, Renewal, Schedule
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import fit, to_image
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.track import KeyFrame, PreparedFrame, Track
+from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
 from dff_ros.evaluation.oracle import Losses
 from dff_ros.evaluation.truth import LabelSource
 from dff_ros.recording.frames import StampedFrame
@@ -105,22 +105,23 @@ def measure_table(
         labels = None if truth is None else truth.labels_of(item)
         losses, signals, surprises = [0.0], [[np.nan] * 5], [np.nan]
         confusions = [] if labels is None else [confusion(labels, own, classes)]
+        step = tracks[0].way.step_to(prepared) if tracks else Step(model, prepared, prepared)  # one for all tracks
         for age, track in enumerate(tracks, start=1):
-            fields = track.fields_of(prepared)
-            carried = propagate(track.key.feature, fields)
+            fields = track.way.fields_of(step)
+            carried = propagate(track.key.carried, fields)
             told = measure_signals(prepared.cells, track.key.prepared.cells, fields.flow, age=age)
             if model.refines(settings):
                 carried = model.refine(prepared.refine, track.key.prepared.refine, carried, fields, age)
             answer = head.decode(head(carried), geometry).labels
             losses.append(float((answer != own).mean()))
             signals.append([float(value) for value in astuple(told)])
-            surprises.append(surprise(head, track.key.feature, fields, feature))
+            surprises.append(surprise(head, track.key.carried, fields, feature))
             if labels is not None:
                 confusions.append(confusion(labels, answer, classes))
-            track.advance(prepared, fields)
+            track.way.advance(step, fields)
         rows.append((losses, signals, surprises, confusions))
         stamps.append(item.stamp)
-        tracks = [Track(model, KeyFrame(feature, prepared, geometry, item.stamp)), *tracks][:oldest]
+        tracks = [Track(KeyFrame(feature, prepared, geometry, item.stamp, 0.0), Way(model, prepared)), *tracks][:oldest]
     return _table(rows, stamps, oldest)
 
 
@@ -144,7 +145,6 @@ def confusion(truth: NDArray[np.uint8], answer: NDArray[np.uint8], classes: int)
     scored = truth < classes
     counts = np.bincount(truth[scored].astype(np.int64) * classes + answer[scored], minlength=classes**2)
     return counts[: classes**2].reshape(classes, classes)
-
 
 
 def play(table: AgreementTable, schedule: Schedule) -> list[int]:

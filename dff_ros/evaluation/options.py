@@ -11,6 +11,7 @@ import yaml
 
 from dff_ros.engine.loading import OPTIONAL_PARTS
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.evaluation.run import KEY_DELAY
 
 PROPAGATION = "propagation"
 """Left out, the key's answer is copied. That is a control of the evaluation: no engine would do so."""
@@ -55,6 +56,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--seed belongs to --drive")
     if options.drive is not None and (options.labels or options.boxes or options.box_masks):
         parser.error("--drive brings its own truth")
+    if options.key_delay == 0:
+        parser.error("--key-delay should be at least 1 frame, got 0")
+    if options.key_delay and options.every_offset:
+        parser.error("--key-delay belongs to a schedule, --every-offset has none")
     if options.topic is not None and options.bag is None:
         parser.error("--topic belongs to --bag")
     if options.every_offset and options.video_out:
@@ -80,6 +85,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE|ms_per_s=MS|latency_ms=MS]")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
+    delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key_frames: aside in --params and no --key-delay)"
+    group.add_argument("--key-delay", type=count, metavar="N", help=delay)
     group.add_argument("--params", type=Path, metavar="FILE.yaml", help=params)
     without = (
         "parts to leave out: refine, scale, chain (flow to the key at once), flow (the key's feature is copied), "
@@ -157,16 +164,17 @@ def _converted(kind: type[Any], text: str, expected: str) -> Any:
 def engine_settings(options: argparse.Namespace) -> EngineSettings:
     """Defaults, then ``--params``, then the command line; raises ValueError in one line.
 
-    ``--params`` replays what the node would do, its age limit included. Without it the schedule alone decides, so that
-    fixed:20 means every 20th frame at 7 Hz too.
+    ``--params`` replays what the node would do, its age limit and its ``key_frames`` included. Without it the schedule alone decides, so
+    that fixed:20 means every 20th frame at 7 Hz too, and key frames block unless ``--key-delay`` is given.
     """
-    settings = EngineSettings(max_key_age=0.0)
+    settings = EngineSettings(max_key_age=0.0, key_frames="blocking")
     if options.params is not None:
         try:
             settings = EngineSettings().with_values(read_parameters(options.params))
         except ValueError as error:
             raise ValueError(f"{options.params}: {error}") from error
     given = {name: getattr(options, name) for name in ("model", "schedule", "flow", "device")}
+    given["key_frames"] = None if options.key_delay is None else "aside"
     return settings.with_values({name: value for name, value in given.items() if value is not None})
 
 

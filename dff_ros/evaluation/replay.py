@@ -19,7 +19,7 @@ from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.report import Report, build_report, summary, write_report
-from dff_ros.evaluation.run import Show, every_offset, lock_step
+from dff_ros.evaluation.run import KEY_DELAY, Show, every_offset, lock_step
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frames import Recording, StampedFrame, select
@@ -44,6 +44,8 @@ def replay(options: argparse.Namespace) -> None:
     settings = engine_settings(options)
     schedule = parse_schedule(settings.schedule, settings)
     interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
+    if PROPAGATION in options.without and settings.key_frames == "aside" and interval is None:
+        raise ValueError("--without propagation needs key_frames: blocking: a frame whose key is made aside has no answer of the key's own")
     recording = open_input(options)
     model = load_model(settings, without=options.without - {PROPAGATION})
     for note in model.notes:
@@ -54,7 +56,8 @@ def replay(options: argparse.Namespace) -> None:
     with tqdm(recording, total=len(recording) or None, unit="frame") as frames, drawing as show:
         copy = PROPAGATION in options.without
         if interval is None:
-            result = lock_step(frames, model, settings, truth, baseline=options.baseline, copy_outputs=copy, show=show)
+            delay = options.key_delay or KEY_DELAY
+            result = lock_step(frames, model, settings, truth, baseline=options.baseline, copy_outputs=copy, key_delay=delay, show=show)
         else:
             result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))

@@ -23,6 +23,7 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
         "schedule": schedule,
         "device": device,
         "every_offset": replay.every_offset,
+        "key_delay": replay.key_delay,
         "key_rate": None if replay.every_offset else len(run.key_ms) / replay.frames,
         "segmentation": segmentation_figures(run, average_ages=replay.every_offset),
         "detection": detection_figures(run, average_ages=replay.every_offset),

@@ -50,6 +50,7 @@ class Camera:
 
     def __init__(self, node: Node, stream: FeatureFlowStream, outputs: Outputs, settings: NodeSettings) -> None:
         self._node = node
+        self._stream = stream
         self._outputs = outputs
         self._settings = settings
         self._engine_settings = stream.settings
@@ -85,11 +86,14 @@ class Camera:
         self._pipeline.request_settings(engine_settings)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End the subscription and the worker; False where it is still busy after ``timeout`` seconds."""
+        """End the subscription, the worker and what computes key frames aside; False where one is still busy after ``timeout`` seconds."""
         self._stopping = True
         self.input.destroy()
         self._motion.destroy()
-        return self._worker.stop(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._worker.stop(timeout):
+            return False
+        return self._stream.close(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _receive(self, message: Any) -> None:
         if self._enabled:
@@ -126,7 +130,7 @@ class Camera:
         times = {"latency_ms": latency_ms, "wait_ms": wait_ms, "step_ms": result.step_ms}
         self._outputs.publish_frame_info(answer, times)
         self.statistics.answered(
-            is_key=result.is_key, latency_ms=latency_ms, step_ms=result.step_ms, overhead_ms=latency_ms - wait_ms - result.step_ms
+            made_key=result.made_key, latency_ms=latency_ms, step_ms=result.step_ms, overhead_ms=latency_ms - wait_ms - result.step_ms
         )
         stamp = stamp_of(answer.message.header)
         pipeline_ms = (self._node.get_clock().now().nanoseconds - stamp) / 1e6 if stamp else None

@@ -36,10 +36,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class Timing:
-    """One processed frame: when (``time.monotonic``), which kind, and its times in milliseconds."""
+    """One processed frame: when (``time.monotonic``), whether it was made a key frame (at once or aside), and its times in milliseconds."""
 
     at: float
-    is_key: bool
+    made_key: bool
     latency_ms: float
     step_ms: float
     overhead_ms: float
@@ -60,10 +60,10 @@ class Statistics:
         self.counters.dropped += replaced
         self._arrivals.append(time.monotonic())
 
-    def answered(self, *, is_key: bool, latency_ms: float, step_ms: float, overhead_ms: float) -> None:
+    def answered(self, *, made_key: bool, latency_ms: float, step_ms: float, overhead_ms: float) -> None:
         """A frame was processed and its answer published."""
         self.counters.processed += 1
-        self._timings.append(Timing(time.monotonic(), is_key, latency_ms, step_ms, overhead_ms))
+        self._timings.append(Timing(time.monotonic(), made_key, latency_ms, step_ms, overhead_ms))
 
     @property
     def recent_frames(self) -> list[Timing]:

@@ -75,7 +75,7 @@ def engine_values(statistics: Statistics, facts: Mapping[str, str]) -> dict[str,
     frames = statistics.recent_frames
     values = {
         **facts,
-        "key_rate": f"{sum(frame.is_key for frame in frames) / len(frames):.4f}" if frames else "",
+        "key_rate": f"{sum(frame.made_key for frame in frames) / len(frames):.4f}" if frames else "",
         "output_rate_hz": f"{statistics.output_rate:.2f}",
     }
     for name in ("latency_ms", "step_ms", "overhead_ms"):

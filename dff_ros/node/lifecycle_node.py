@@ -70,7 +70,7 @@ class DeepFeatureFlowNode(LifecycleNode):
         return 0
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End the camera's worker; False where it is still busy after ``timeout`` seconds."""
+        """End the camera's threads; False where one is still busy after ``timeout`` seconds."""
         camera, self._camera = self._camera, None
         return camera is None or camera.stop(timeout)
 
@@ -194,7 +194,7 @@ class DeepFeatureFlowNode(LifecycleNode):
         if heard.level not in (OK, self._input_level):  # not everybody watches the diagnostics
             self.get_logger().warning(heard.message)
         self._input_level = heard.level
-        facts = {"schedule": self._engine_settings.schedule}
+        facts = {"schedule": self._engine_settings.schedule, "key_frames": self._engine_settings.key_frames}
         if self._model is not None:
             refine = "on" if self._model.refines(self._engine_settings) else "off"
             facts.update(model=self._model.card.name, device=str(self._model.device), refine=refine)

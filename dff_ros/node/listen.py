@@ -74,9 +74,9 @@ class Heard:
 
     @property
     def key_rate(self) -> float | None:
-        """Key frames among the frames told about; None where there were none."""
-        kinds = [info["kind"] for info in self.frame_info.values()]
-        return kinds.count("key") / len(kinds) if kinds else None
+        """Frames made key frames, at once or aside, among those told about; None where there were none."""
+        made_keys = [info["kind"] == "key" or info["reason"] != "" for info in self.frame_info.values()]
+        return sum(made_keys) / len(made_keys) if made_keys else None
 
     @property
     def detections_per_frame(self) -> float | None:

@@ -91,7 +91,7 @@ def label_info_message(header: Header, names: Sequence[str], threshold: float) -
 
 
 def frame_info_message(header: Header, name: str, result: FrameResult, times: Mapping[str, float]) -> DiagnosticArray:
-    """How one frame was answered: key or propagated, why, how old its key is, and ``times`` in milliseconds.
+    """How one frame was answered: key or propagated, why made a key, how old its key is and what that took, and ``times`` in milliseconds.
 
     What was not computed has an empty value.
     """
@@ -99,6 +99,7 @@ def frame_info_message(header: Header, name: str, result: FrameResult, times: Ma
         "kind": result.kind,
         "key_age_frames": str(result.key_age_frames),
         "key_age_ms": f"{result.key_age_ms:.3f}",
+        "key_ms": f"{result.key_ms:.3f}",
         "reason": result.reason,
         "motion_px": _number(result.motion_px),
         "disagreement": _number(result.disagreement),

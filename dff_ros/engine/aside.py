@@ -1,0 +1,91 @@
+"""The key frame that is computed beside its stream: ordered at one frame, taken over at a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from dff_ros.core.results import ImageGeometry
+from dff_ros.engine.key_worker import KeyWorker, ThreadShares
+from dff_ros.engine.loading import LoadedModel
+from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
+
+
+@dataclass(frozen=True)
+class Order:
+    """A key frame but for its feature, and how far the video has gone since."""
+
+    prepared: PreparedFrame
+    geometry: ImageGeometry
+    stamp: int
+    way: Way
+
+
+class KeyFrameAside:
+    """At most one key frame in flight. Told of every frame after the order, so that its track is up to date when its feature is ready."""
+
+    def __init__(self, model: LoadedModel, worker: KeyWorker, shares: ThreadShares) -> None:
+        self._model = model
+        self._worker = worker
+        self._shares = shares if model.device.type == "cpu" else None
+        self._order: Order | None = None
+        self._left_cores = False
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a key frame was ordered and not yet taken."""
+        return self._order is not None
+
+    def order(self, prepared: PreparedFrame, geometry: ImageGeometry, stamp: int) -> None:
+        """Have the feature of the current frame computed."""
+        self._worker.start(prepared.image)
+        self._order = Order(prepared, geometry, stamp, Way(self._model, prepared))
+        self._leave_cores()
+
+    def advance(self, step: Step) -> None:
+        """The video went on by ``step``."""
+        if self._order is not None:
+            self._order.way.advance(step)
+
+    def take(self) -> Track | None:
+        """With each new frame: the ordered key's track, once its feature is ready.
+
+        Raises what went wrong with it, which ends the order too.
+        """
+        order = self._order
+        if order is None or not self._worker.finished(order.way.age + 1):
+            return None
+        self._order = None
+        ready = self._worker.take()
+        key = KeyFrame(ready.feature, order.prepared, order.geometry, order.stamp, ready.took_ms, ready.carried)
+        return Track(key, order.way)
+
+    def cancel(self) -> None:
+        """Forget what is in flight."""
+        if self._order is not None:
+            self._order = None
+            self._worker.cancel()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Forget it and end the worker; False where that is still busy after ``timeout`` seconds."""
+        self._order = None
+        return self._worker.close(timeout)
+
+    @contextmanager
+    def sharing_cores(self) -> Iterator[None]:
+        """While a key frame is in flight, the block leaves it its share of the cores."""
+        self._leave_cores()
+        try:
+            yield
+        finally:
+            if self._shares is not None and self._left_cores:
+                self._left_cores = False
+                torch.set_num_threads(self._shares.total)
+
+    def _leave_cores(self) -> None:
+        if self._shares is not None and self._order is not None:
+            self._left_cores = True
+            torch.set_num_threads(self._shares.own)

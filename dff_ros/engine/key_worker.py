@@ -1,0 +1,197 @@
+"""Where a key frame's feature is computed while its stream goes on: in a thread; or, for lock-step, ready so many frames later."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dff_ros.engine.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class KeyFeature:
+    """A key frame's feature (1, C, H / stride, W / stride), what is warped of it, and the milliseconds they took."""
+
+    feature: Tensor
+    carried: Tensor
+    took_ms: float
+
+
+@dataclass(frozen=True)
+class ThreadShares:
+    """CPU threads of torch, for the calling thread alone: the stream has ``total``, and ``own`` while ``key`` of them compute a key frame.
+
+    torch counts threads for each thread that calls it, but a thread's first call takes over the count that was set last, wherever that was:
+    so every share is set explicitly and ``total`` set again afterwards.
+    """
+
+    total: int
+    key: int
+
+    @classmethod
+    def split(cls, total: int, wanted: int = 0) -> ThreadShares:
+        """``wanted`` threads for key frames, 0 for half of them; nobody gets less than one or more than there are."""
+        return cls(total, min(wanted or max(1, total // 2), total))
+
+    @property
+    def own(self) -> int:
+        """What is left to the stream."""
+        return max(1, self.total - self.key)
+
+
+class KeyWorker(Protocol):
+    """Computes one key frame's feature at a time; only the stream's thread calls it."""
+
+    def start(self, image: Tensor) -> None:
+        """Begin with ``image`` (1, 3, H, W); returns at once. Nothing else may be wanted still: see ``cancel``."""
+        ...
+
+    def finished(self, frames: int) -> bool:
+        """Whether ``take`` has an answer by the time the ``frames``-th frame after the image's own has come."""
+        ...
+
+    def take(self) -> KeyFeature:
+        """The feature; raises what went wrong while it was computed. Either way the worker is free again."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody wants the feature any more. What is being computed cannot be interrupted; its result is dropped."""
+        ...
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Leave no thread behind; False where one is still busy after ``timeout`` seconds."""
+        ...
+
+
+class ThreadKeyWorker:
+    """A thread of its own with its share of the cores; on a GPU also a queue of low priority.
+
+    The thread starts with the first image and ends with ``close`` or with the worker. One that was cancelled while it computed begins
+    with the next image when it is done.
+    """
+
+    def __init__(self, model: LoadedModel, shares: ThreadShares) -> None:
+        self._model = model
+        self._shares = shares
+        on_gpu = model.device.type == "cuda"
+        self._queue = torch.cuda.Stream(model.device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._executor: ThreadPoolExecutor | None = None
+        self._wanted: Future[KeyFeature] | None = None
+        self._unfinished: set[Future[KeyFeature]] = set()
+
+    def start(self, image: Tensor) -> None:
+        """Hand ``image`` to the thread."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="dff_key")
+        if self._queue is None:
+            future = self._executor.submit(_compute, self._model, image, self._shares)
+        else:
+            future = self._executor.submit(_compute_on_gpu, self._model, image, torch.cuda.current_stream().record_event(), self._queue)
+        self._wanted = future
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+
+    def finished(self, frames: int) -> bool:
+        """Whether the thread is done, however many frames have passed."""
+        return self._wanted is not None and self._wanted.done()
+
+    def take(self) -> KeyFeature:
+        """The thread's answer, waited for where it is not there yet."""
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None, "nothing was started"
+        answer = wanted.result()
+        if self._queue is not None:  # its memory belongs to the other queue: not to be used again before this one is done with it
+            answer.feature.record_stream(torch.cuda.current_stream())
+            answer.carried.record_stream(torch.cuda.current_stream())
+        return answer
+
+    def cancel(self) -> None:
+        """Drop what is waiting or being computed."""
+        if self._wanted is not None:
+            self._wanted.cancel()
+            self._wanted = None
+
+    def close(self, timeout: float | None = None) -> bool:
+        """End the thread. A later ``start`` begins a new one."""
+        self.cancel()
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+        idle = not wait(self._unfinished, timeout).not_done
+        if idle and executor is not None:
+            executor.shutdown(wait=True)  # a moment: nothing is left to do
+        return idle
+
+
+@torch.inference_mode()
+def _compute(model: LoadedModel, image: Tensor, shares: ThreadShares) -> KeyFeature:
+    started = time.perf_counter()
+    torch.set_num_threads(shares.key)
+    try:
+        feature = model.extract(image)
+        return KeyFeature(feature, model.networks.carried_map(feature), (time.perf_counter() - started) * 1e3)
+    finally:
+        torch.set_num_threads(shares.total)
+
+
+@torch.inference_mode()
+def _compute_on_gpu(model: LoadedModel, image: Tensor, image_is_there: torch.cuda.Event, queue: torch.cuda.Stream) -> KeyFeature:
+    started = time.perf_counter()
+    with torch.cuda.stream(queue):
+        queue.wait_event(image_is_there)
+        image.record_stream(queue)
+        feature = model.extract(image)
+        carried = model.networks.carried_map(feature)
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # sleeps instead of spinning on a core
+        done.record(queue)
+    done.synchronize()
+    return KeyFeature(feature, carried, (time.perf_counter() - started) * 1e3)
+
+
+class DelayedKeyWorker:
+    """Ready when ``frames`` further frames have come, whatever the clock says: the same run every time, for tests and lock-step replay.
+
+    The feature is computed at once, in the caller's thread.
+    """
+
+    def __init__(self, model: LoadedModel, frames: int) -> None:
+        if frames < 1:
+            raise ValueError(f"a key frame aside should be ready at least 1 frame later, got {frames}")
+        self.frames = frames
+        self._model = model
+        self._wanted: Future[KeyFeature] | None = None
+
+    def start(self, image: Tensor) -> None:
+        """Compute, and keep the feature or the error for ``take``."""
+        started = time.perf_counter()
+        self._wanted = Future()
+        try:
+            feature = self._model.extract(image)
+            carried = self._model.networks.carried_map(feature)
+            self._wanted.set_result(KeyFeature(feature, carried, (time.perf_counter() - started) * 1e3))
+        except Exception as error:  # noqa: BLE001 - whatever it is, ``take`` raises it
+            self._wanted.set_exception(error)
+
+    def finished(self, frames: int) -> bool:
+        """Whether enough frames have come."""
+        return frames >= self.frames
+
+    def take(self) -> KeyFeature:
+        """What ``start`` computed."""
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None, "nothing was started"
+        return wanted.result()
+
+    def cancel(self) -> None:
+        """Drop it."""
+        self._wanted = None
+
+    def close(self, timeout: float | None = None) -> bool:
+        """There is no thread."""
+        self.cancel()
+        return True
