@@ -54,6 +54,7 @@ setup(
             "opencv-python-headless>=4.5,<6",
             "ros-rclpy[fastrtps]>=7.1,<8",
             "ros-sensor-msgs>=5.3,<6",
+            "ros-geometry-msgs>=5.3,<6",
             "ros-diagnostic-msgs>=5.3,<6",
             "ros-std-srvs>=5.3,<6",
         ],

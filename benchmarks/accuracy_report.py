@@ -214,11 +214,11 @@ def report(
     return "\n".join([*parts, *absent_lines(absent), "", "### Commands", "", *command_lines(rows, recordings)])
 
 
-def merge_into(file: Path, text: str) -> None:
+def merge_into(file: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Replace what stands between the file's two marks; a file that is missing is made. Raises ValueError for one without marks."""
-    old = file.read_text(encoding="utf-8") if file.is_file() else f"{BEGIN}\n{END}\n"
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    old = file.read_text(encoding="utf-8") if file.is_file() else "\n".join([*marks, ""])
+    before, begin, rest = old.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"{file} should have the lines {BEGIN} and {END}")
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{file} should have the lines {marks[0]} and {marks[1]}")
+    file.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -15,6 +15,7 @@ from dff_train.anchors import cluster_anchors, nominal_boxes
 from dff_train.datasets import open_sources
 from dff_train.distill import Given, Settings, distill
 from dff_train.recipe import read_recipe
+from dff_train.schedule import schedule
 from dff_train.train import Training, fit_new_fusion, train
 
 
@@ -47,13 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     anchors.add_argument("--count", type=int, default=9, help="number of shapes")
     anchors.set_defaults(run_command=_anchors)
     distilling = _add_distill(commands)
+    scheduling = _add_schedule(commands)
     for command in (run, anchors):
         command.add_argument("--data", type=Path, required=True, help="folder of the data sets (see docs/data.md)")
     for command in (run, export, anchors):
         command.add_argument("--recipe", type=Path, required=True, help="YAML file, for example dff_train/recipes/street.yaml")
     for command in (run, export):
         command.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log")
-    for command in (run, export, distilling):
+    for command in (run, export, distilling, scheduling):
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     return parser
 
@@ -66,10 +68,7 @@ def _add_distill(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("--model", required=True, metavar="BUNDLE", help="bundle to start from: a name under models/ or a folder")
     command.add_argument("--to", type=Path, required=True, help="folder of the new bundle, for example models/mine")
-    for kind, what in (("video", "video file"), ("frames", "folder of images"), ("bag", "ROS 2 bag")):
-        command.add_argument(f"--{kind}", type=Path, action="append", default=[], help=f"{what} to learn from; may be given several times")
-    command.add_argument("--rate", type=float, help="frames per second of --frames")
-    command.add_argument("--topic", help="image topic of --bag, where it has several")
+    _add_recordings(command)
     command.add_argument("--interval", type=int, default=Settings.interval, help="key frame interval to train for (%(default)s)")
     branch = "branch to add where the bundle has none (%(default)s)"
     command.add_argument("--refine", choices=("light", "none"), default=Settings.refine, help=branch)
@@ -82,8 +81,40 @@ def _add_distill(commands: Any) -> argparse.ArgumentParser:
     return command
 
 
+def _add_schedule(commands: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        "schedule",
+        help="fit what an adaptive key frame schedule goes by, on recordings without labels",
+        description="Learn to tell from what is there before a frame is answered how far a propagated answer is from per-frame's.",
+    )
+    command.add_argument("--model", required=True, metavar="BUNDLE", help="bundle to fit it for: a name under models/ or a folder")
+    command.add_argument("--to", type=Path, required=True, help="folder of the new bundle")
+    _add_recordings(command, "; PATH@A:B takes its frames A to B alone")
+    command.add_argument("--most", type=int, default=240, metavar="N", help="about so many frames of each recording (%(default)s)")
+    command.add_argument("--without-branch", action="store_true", help="for propagation without the branch on the current frame")
+    command.set_defaults(run_command=_schedule)
+    return command
+
+
+def _add_recordings(command: argparse.ArgumentParser, more: str = "") -> None:
+    for kind, what in (("video", "video file"), ("frames", "folder of images"), ("bag", "ROS 2 bag")):
+        about = f"{what} to learn from; may be given several times{more}"
+        command.add_argument(f"--{kind}", type=Path, action="append", default=[], help=about)
+    command.add_argument("--rate", type=float, help="frames per second of --frames")
+    command.add_argument("--topic", help="image topic of --bag, where it has several")
+
+
+def _given(options: argparse.Namespace) -> list[Given]:
+    return [Given(kind, path, options.rate, options.topic) for kind in ("video", "frames", "bag") for path in getattr(options, kind)]
+
+
+def _schedule(options: argparse.Namespace) -> None:
+    device = torch.device(options.device)
+    schedule(options.model, _given(options), to=options.to, device=device, frames=options.most, without_branch=options.without_branch)
+
+
 def _distill(options: argparse.Namespace) -> None:
-    given = [Given(kind, path, options.rate, options.topic) for kind in ("video", "frames", "bag") for path in getattr(options, kind)]
+    given = _given(options)
     chosen = {name: getattr(options, name) for name in ("model", "interval", "refine", "minutes", "steps")}
     run = options.run or Path("runs") / options.to.name
     distill(

@@ -77,7 +77,7 @@ def disagreement(model: DeepFeatureFlow, clips: Sequence[Clip], *, interval: int
                 geometry = fit(*frame.shape[:2], input_pixels=pixels, stride=model.stride)
                 image = to_image(frame, geometry, device)
                 if seen and model.chains_flow:
-                    ways = _one_on(way_back(model, image, seen[-1][0]), ways, most=interval - 1)
+                    ways = one_on(way_back(model, image, seen[-1][0]), ways, most=interval - 1)
                 seen.append((image, extract(model.feature_network, image)))
                 if len(seen) == interval:
                     _compare(outcome, model, seen, ways, geometry)
@@ -95,7 +95,7 @@ def _windows(clip: Clip, interval: int) -> list[Sequence[Any]]:
     return windows
 
 
-def _one_on(step: FlowFields, ways: FlowFields | None, *, most: int) -> FlowFields:
+def one_on(step: FlowFields, ways: FlowFields | None, *, most: int) -> FlowFields:
     """The fields from the newest frame to each of the ``most`` before it, the earliest first, from those of the frame before it."""
     if ways is None or most == 1:
         return step

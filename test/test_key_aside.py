@@ -14,6 +14,10 @@ import pytest
 import torch
 
 from dff_ros.core.results import Task
+from dff_ros.core.signals import surprise
+from dff_ros.engine import adaptive
+from dff_ros.engine.adaptive import AdaptiveSchedule, Correction
+from dff_ros.engine.frame_pair import Decision, FramePair
 from dff_ros.engine.key_worker import DelayedKeyWorker, KeyFeature, ThreadKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
@@ -111,7 +115,7 @@ def test_flow_from_frame_to_frame_is_measured_once_for_both_keys(
     assert len(calls) == 13 and all(r.flow_ms > 0 for r in results[1:])
 
 
-def test_while_one_is_in_flight_no_other_is_ordered_and_the_schedule_is_not_asked(
+def test_while_one_is_in_flight_no_other_is_ordered(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = count_calls(monkeypatch, model.networks.feature_network)
@@ -153,6 +157,80 @@ def test_hard_triggers_drop_what_is_in_flight_and_block(
     pixels = frame(8, result.label_map.labels.shape[0] if result.label_map else 0)
     later = [video.step(pixels, result.stamp + age * INTERVAL_MS * MS) for age in range(1, 5)]
     assert [r.key_age_frames for r in later] == [1, 2, 3, 4]  # the key ordered at frame 5 never shows up
+
+
+def listen(video: FeatureFlowStream, monkeypatch: pytest.MonkeyPatch) -> list[FramePair]:
+    """The pairs that the stream's schedule is asked of."""
+    pairs: list[FramePair] = []
+    original = video._schedule.is_key_frame
+
+    def is_key_frame(pair: FramePair) -> Decision:
+        pairs.append(pair)
+        return original(pair)
+
+    monkeypatch.setattr(video._schedule, "is_key_frame", is_key_frame)
+    return pairs
+
+
+def test_an_adaptive_schedule_is_asked_of_frames_answered_while_a_key_is_in_flight(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptive, "CUT_RISE", 2.0)  # the flow gets lost at some of these frames
+    video = stream(model, delay=3, schedule="adaptive", adaptive_max_age=5, adaptive_price=100.0)
+    pairs = listen(video, monkeypatch)
+    results = play(video, 16)
+    assert [(index, r.reason) for index, r in enumerate(results) if r.reason] == [(0, "first frame"), (5, "age"), (10, "age"), (15, "age")]
+    assert [pair.age for pair in pairs] == [1, 2, 3, 4, 5, 6, 7, 3, 4, 5, 6, 7, 3, 4, 5]
+    assert all(r.disagreement is not None and 0 < r.disagreement <= 1 for r in results[1:])
+
+
+def test_a_key_aside_shows_at_its_take_over_what_the_old_one_lost(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[float] = []
+    monkeypatch.setattr(Correction, "learn", lambda self, estimate, seen: learnt.append(seen))
+    monkeypatch.setattr(adaptive, "CUT_RISE", 2.0)  # the flow gets lost at some of these frames
+    video = stream(model, delay=3, schedule="adaptive", adaptive_max_age=5, adaptive_price=100.0)
+    pairs = listen(video, monkeypatch)
+    play(video, 8)
+    assert learnt == [] and all(pair.renewal is None for pair in pairs)
+    show(video, 8)  # the key ordered at frame 5 takes over
+    renewal = pairs[7].renewal
+    assert renewal is not None and renewal.signals is pairs[4].signals and learnt == [renewal.surprise]
+
+    by_hand = FeatureFlowStream(model, settings())
+    keys = {index: by_hand.start_track(frame(index), stamp_of(index))[0].key for index in (0, 5)}
+    with torch.inference_mode():
+        expected = surprise(model.networks.head(Task.SEGMENTATION), keys[0].carried, pairs[4].fields, keys[5].feature)
+    assert renewal.surprise == pytest.approx(expected) and expected > 0
+    play(video, 4, start=9)
+    assert len(learnt) == 1  # once for each key frame
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_cut_drops_what_is_in_flight_and_its_own_frame_waits(model: LoadedModel, in_flight: bool) -> None:
+    video = stream(model, delay=4, schedule="adaptive", adaptive_max_age=5, adaptive_price=100.0)
+    results = play(video, 7 if in_flight else 4)
+    assert bool(results[-1].key_age_frames > 5) == in_flight
+    last = len(results)
+    cut = video.step(255 - frame(last), stamp_of(last))
+    assert (cut.is_key, cut.reason, cut.key_age_frames) == (True, "scene cut", 0)
+    later = [video.step(255 - frame(index), stamp_of(index)) for index in range(last + 1, last + 5)]
+    assert [r.key_age_frames for r in later] == [1, 2, 3, 4]
+
+
+def test_a_budget_counts_a_key_aside_with_its_time(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = stream(model, delay=2, schedule="adaptive:latency_ms=20", adaptive_max_age=4)
+    schedule = video._schedule
+    assert isinstance(schedule, AdaptiveSchedule) and schedule._budget is not None
+    told: list[bool] = []
+    monkeypatch.setattr(schedule._budget, "spent", lambda pair, *, was_key: told.append(was_key))
+    pairs = listen(video, monkeypatch)
+    results = play(video, 20)
+    expected = [r.step_ms for r in results]
+    keys = [index for index in range(1, 20) if results[index].key_age_frames <= results[index - 1].key_age_frames]
+    for index in keys:
+        expected[index - 1] += results[index].key_ms
+    assert keys and [pair.spent_ms for pair in pairs] == pytest.approx(expected[:-1])
+    assert [index for index, was_key in enumerate(told, start=2) if was_key] == keys
 
 
 def failing_feature(monkeypatch: pytest.MonkeyPatch, model: LoadedModel, error: Exception, *, call: int) -> None:

@@ -33,7 +33,9 @@ class FailingStream(FeatureFlowStream):
 
     errors: list[Exception]
 
-    def step(self, frame: Any, stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
+    def step(
+        self, frame: Any, stamp: int, *, tasks: frozenset[Task] = ALL_TASKS, turn_rate: float | None = None
+    ) -> FrameResult:
         if self.errors:
             raise self.errors.pop(0)
         return super().step(frame, stamp, tasks=tasks)

@@ -81,7 +81,7 @@ def test_only_frames_that_the_branch_reads_are_prepared_for_it_and_each_once(
     refined: LoadedModel, monkeypatch: pytest.MonkeyPatch, schedule: str, prepared: int
 ) -> None:
     calls = counted(monkeypatch, refined, "prepare")
-    play(stream(refined, schedule=schedule, adaptive_motion=10_000.0), 11)  # adaptive: one key, and ten frames from it
+    play(stream(refined, schedule=schedule, adaptive_price=100.0), 11)  # adaptive: one key, and ten frames from it
     assert len(calls) == prepared
 
 

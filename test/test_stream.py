@@ -12,6 +12,7 @@ import torch
 from dff_ros.core.bundle import load_bundle, save_bundle
 from dff_ros.core.propagate import chain, warp
 from dff_ros.core.results import Task
+from dff_ros.engine.adaptive import Correction
 from dff_ros.engine.cost import Cost, measure_cost
 from dff_ros.engine.loading import LoadedModel, choose_precision, load_model
 from dff_ros.engine.settings import EngineSettings
@@ -66,7 +67,7 @@ def test_flow_is_computed_once_a_propagated_frame_and_for_a_key_only_when_the_sc
     play(stream(model), 11)
     assert len(calls) == 8
     calls.clear()
-    results = play(stream(model, schedule="adaptive", adaptive_motion=20.0), 11)
+    results = play(stream(model, schedule="adaptive", adaptive_price=0.3), 11)
     assert len(calls) == 10 and all(r.motion_px is not None for r in results[1:])
 
 
@@ -208,7 +209,7 @@ def test_a_model_that_chains_measures_flow_from_frame_to_frame(model: LoadedMode
     monkeypatch.setattr(
         flow_network, "forward", lambda now, then: asked.append((now.numpy().tobytes(), then.numpy().tobytes())) or original(now, then)
     )
-    results = play(stream(model, schedule=schedule), 4)
+    results = play(stream(model, schedule=schedule, adaptive_price=100.0), 4)
     assert [result.key_age_frames for result in results] == [0, 1, 2, 3]
     images = [stream(model).start_track(frame(index), 0)[0].key.prepared.flow for index in range(4)]
     names = [image.numpy().tobytes() for image in images]
@@ -279,3 +280,44 @@ def test_costs_are_measured_and_become_advice(model: LoadedModel) -> None:
     assert Cost(100.0, 10.0).speedup(10) == pytest.approx(10 / 1.9)
     assert "expected speed-up 3.6 at l=5 and 5.3 at l=10" in Cost(100.0, 10.0).advice
     assert "per-frame (schedule:=per-frame) is the better choice" in Cost(10.0, 8.0).advice
+
+
+def test_an_adaptive_schedule_says_how_far_off_it_expects_answers_to_be(model: LoadedModel) -> None:
+    results = play(stream(model, schedule="adaptive", adaptive_max_age=4, adaptive_price=100.0), 9)
+    assert [result.reason for result in results if result.is_key] == ["first frame", "age", "age"]
+    assert all((result.disagreement is None) == result.is_key for result in results)
+    assert all(0 < result.disagreement < 1 for result in results if result.disagreement is not None)
+    assert all(result.disagreement is None for result in play(stream(model), 4))
+
+
+def test_a_cut_is_a_key_frame_at_once(model: LoadedModel) -> None:
+    video = stream(model, schedule="adaptive", adaptive_price=100.0)
+    play(video, 3)
+    assert video.step(255 - frame(3), 1198 * MS).reason == "scene cut"
+
+
+def test_a_schedule_learns_from_each_key_frame_what_it_was_worth(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[tuple[float, float]] = []
+    monkeypatch.setattr(Correction, "learn", lambda self, estimate, seen: learnt.append((estimate, seen)))
+    video = stream(model, schedule="adaptive", adaptive_max_age=4, adaptive_price=100.0)
+    play(video, 10)
+    assert len(learnt) == 2 and all(0 <= seen <= 1 for _, seen in learnt)
+    video.reset()
+    play(video, 3, start_ms=2000)
+    assert len(learnt) == 2  # a key frame after a reset replaced none
+
+
+def test_a_turn_rate_reaches_the_schedule(model: LoadedModel) -> None:
+    def expected(turn_rate: float | None) -> float:
+        video = stream(model, schedule="adaptive", adaptive_price=100.0)
+        play(video, 2)
+        answer = video.step(frame(2), 1132 * MS, turn_rate=turn_rate).disagreement
+        assert answer is not None
+        return answer
+
+    assert expected(0.5) == pytest.approx(expected(None) + 0.1)
+
+
+def test_an_age_limit_in_seconds_holds_for_an_adaptive_schedule(model: LoadedModel) -> None:
+    results = play(stream(model, schedule="adaptive", adaptive_price=100.0, max_key_age=0.3), 12)
+    assert [result.reason for result in results if result.is_key] == ["first frame", "age", "age"]

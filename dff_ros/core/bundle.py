@@ -29,6 +29,7 @@ from dff_ros.core.refine_network import LightRefineNetwork, LookRefineNetwork
 from dff_ros.core.results import ImageGeometry
 from dff_ros.core.rfcn import RFCNHead
 from dff_ros.core.segmentation import SegmentationHead
+from dff_ros.core.signals import Estimator, estimator_from
 
 CARD_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"
@@ -65,6 +66,13 @@ class Card:
     provenance: tuple[str, ...] = ()
     recipe: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    disagreement: Mapping[str, Any] = field(default_factory=dict)
+    """What :func:`dff_ros.core.signals.estimator_from` reads, for adaptive key frame schedules; empty without one."""
+
+    @property
+    def estimator(self) -> Estimator | None:
+        """How far propagated answers are likely to be off, from signals; None where the bundle does not say."""
+        return estimator_from(self.disagreement) if self.disagreement else None
 
 
 def find_bundle(name_or_path: str) -> Path:
@@ -135,6 +143,8 @@ def _check(card: Card) -> None:
             raise ValueError(f"palette should hold colours of three numbers 0..255, got {colour!r}")
     if not all(map(_is_byte, card.ignored_labels)):
         raise ValueError(f"ignored_labels should be numbers 0..255, got {list(card.ignored_labels)}")
+    if card.disagreement:
+        estimator_from(card.disagreement)
     if not 1024 <= card.input_pixels <= 8_000_000:
         raise ValueError(f"input_pixels should lie in 1024..8000000, got {card.input_pixels}")
 

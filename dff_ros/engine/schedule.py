@@ -8,75 +8,23 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Mapping
 
-from dff_ros.core.propagate import FlowFields
+from dff_ros.core.signals import BY_MOTION, BY_RESIDUAL, Estimator
+from dff_ros.engine.adaptive import AdaptiveSchedule
+from dff_ros.engine.budget import Budget, Measure, SetPoint
+from dff_ros.engine.frame_pair import KEEP, Decision, FramePair, Schedule
 from dff_ros.engine.settings import EngineSettings
 
-GRAMMAR = "per-frame, fixed:N, fixed:Nms, random:RATE, adaptive or adaptive:rate=RATE"
+__all__ = ["GRAMMAR", "Decision", "FixedSchedule", "FramePair", "RandomSchedule", "Schedule", "TimedSchedule", "parse_schedule"]
 
+GRAMMAR = (
+    "per-frame, fixed:N, fixed:Nms, random:RATE or adaptive, this with rate=RATE, ms_per_s=MS or latency_ms=MS and with "
+    "signal=disagreement, residual or motion, for example adaptive:rate=0.1,signal=residual"
+)
 
-@dataclass(frozen=True)
-class Decision:
-    """Whether a frame becomes a key frame, and why; true when it does."""
-
-    is_key_frame: bool
-    reason: str
-
-    def __bool__(self) -> bool:
-        return self.is_key_frame
-
-
-KEEP = Decision(False, "")
-
-
-class FramePair:
-    """The current frame beside its key frame. Flow is computed once, when the schedule or the propagation first asks."""
-
-    def __init__(self, *, age: int, age_ns: int | None, pixels_per_cell: float, compute_fields: Callable[[], FlowFields]) -> None:
-        self.age = age
-        """Processed frames since the key frame, at least 1."""
-        self.age_ns = age_ns
-        """Nanoseconds since the key frame by the stamps; None where a stamp is unknown."""
-        self._pixels_per_cell = pixels_per_cell
-        self._compute_fields = compute_fields
-
-    @cached_property
-    def fields(self) -> FlowFields:
-        """Flow and scale from the current frame back to the key frame."""
-        return self._compute_fields()
-
-    @property
-    def flow_computed(self) -> bool:
-        """Whether somebody has asked for the flow yet."""
-        return "fields" in self.__dict__
-
-    @cached_property
-    def motion_px(self) -> float:
-        """Mean length of the flow, in source pixels."""
-        return float(self.fields.flow.norm(dim=1).mean()) * self._pixels_per_cell
-
-    @cached_property
-    def own_motion_px(self) -> float:
-        """Mean length of the flow after removing its median (the camera's turn), in source pixels."""
-        flow = self.fields.flow.flatten(2)
-        moved = flow - flow.median(dim=2, keepdim=True).values
-        return float(moved.norm(dim=1).mean()) * self._pixels_per_cell
-
-
-class Schedule(Protocol):
-    """Decides for one video; it may remember, so each video has its own."""
-
-    def is_key_frame(self, pair: FramePair) -> Decision:
-        """Whether the current frame should become the key frame."""
-        ...
-
-    def reset(self) -> None:
-        """The key frame was replaced for another reason: forget what was summed up since the last one."""
-        ...
+SIGNALS = ("disagreement", "residual", "motion")
+"""What an adaptive schedule goes by: the bundle's own estimator, or one of the two that need none."""
 
 
 class FixedSchedule:
@@ -126,59 +74,20 @@ class RandomSchedule:
         """Nothing to forget: draws do not depend on the key frame."""
 
 
-class AdaptiveSchedule:
-    """A key frame when the motion summed since the last one reaches a threshold, within bounds on the age.
-
-    What a key frame is worth is the loss accumulated since the last one, so the motion (flow length less its median) is summed
-    over the frames rather than compared momentarily. With ``rate`` the threshold follows: it rises a little with each key
-    frame and falls between them, in the proportion that settles where a share ``rate`` of the frames are key frames.
-    """
-
-    STEP = 0.5
-    """How fast the threshold follows the rate: log units per key frame in excess."""
-    BOUND = 100.0
-    """The threshold stays within this factor of where it started, so that a long still scene does not wind it up."""
-
-    def __init__(self, *, motion: float, min_age: int, max_age: int, rate: float | None = None) -> None:
-        if min_age > max_age:
-            raise ValueError(f"adaptive_min_age should be at most adaptive_max_age ({max_age}), got {min_age}")
-        self.threshold = motion
-        self.min_age = min_age
-        self.max_age = max_age
-        self.rate = None if rate is None else _rate(rate)
-        self._low, self._high = motion / self.BOUND, motion * self.BOUND
-        self._sum = 0.0
-
-    def is_key_frame(self, pair: FramePair) -> Decision:
-        self._sum += pair.own_motion_px
-        decision = self._decide(pair)
-        if self.rate is not None:
-            change = self.STEP * (float(bool(decision)) - self.rate)
-            self.threshold = min(max(self.threshold * math.exp(change), self._low), self._high)
-        if decision:
-            self._sum = 0.0
-        return decision
-
-    def _decide(self, pair: FramePair) -> Decision:
-        if pair.age < self.min_age:
-            return KEEP
-        if self._sum >= self.threshold:
-            return Decision(True, "motion")
-        return Decision(True, "age") if pair.age >= self.max_age else KEEP
-
-    def reset(self) -> None:
-        self._sum = 0.0
-
-
 def _rate(rate: float) -> float:
     if not 0 < rate <= 1:
         raise ValueError(f"rate should lie in 0..1 and not be 0, got {rate}")
     return rate
 
 
-def parse_schedule(text: str, settings: EngineSettings) -> Schedule:
-    """The schedule that ``text`` names; raises ValueError with the grammar and what came."""
-    kind, _, argument = text.strip().partition(":")
+def parse_schedule(
+    text: str, settings: EngineSettings, *, estimator: Estimator | None = None, previous: Schedule | None = None
+) -> Schedule:
+    """The schedule that ``text`` names; raises ValueError with the grammar and what came.
+
+    ``estimator`` is the bundle's, where it has one. A ``previous`` adaptive schedule hands on what it knows of the scene.
+    """
+    kind, colon, argument = text.strip().partition(":")
     try:
         if text.strip() == "per-frame":
             return FixedSchedule(1)
@@ -188,11 +97,38 @@ def parse_schedule(text: str, settings: EngineSettings) -> Schedule:
             return FixedSchedule(int(argument))
         if kind == "random":
             return RandomSchedule(float(argument))
-        if text.strip() == "adaptive" or (argument.startswith("rate=") and kind == "adaptive"):
-            rate = float(argument[len("rate=") :]) if argument else None
-            return AdaptiveSchedule(
-                motion=settings.adaptive_motion, min_age=settings.adaptive_min_age, max_age=settings.adaptive_max_age, rate=rate
-            )
+        if kind == "adaptive" and bool(colon) == bool(argument):
+            schedule = _adaptive(_options(argument), settings, estimator)
+            if isinstance(previous, AdaptiveSchedule):
+                schedule.take_over(previous)
+            return schedule
     except ValueError as error:
         raise ValueError(f"schedule should be {GRAMMAR}, got {text!r}: {error}") from error
     raise ValueError(f"schedule should be {GRAMMAR}, got {text!r}")
+
+
+def _options(argument: str) -> dict[str, str]:
+    """``a=1,b=2`` as a mapping."""
+    pairs = [item.partition("=") for item in argument.split(",")] if argument else []
+    options = {name.strip(): value.strip() for name, _, value in pairs}
+    known = {"signal", *(measure.value for measure in Measure)}
+    wrong = sorted(options.keys() - known) or [name for name, value in options.items() if not value]
+    if wrong or len(options) < len(pairs):
+        raise ValueError(f"options are {', '.join(sorted(known))}, each once and with a value")
+    return options
+
+
+def _adaptive(options: Mapping[str, str], settings: EngineSettings, estimator: Estimator | None) -> AdaptiveSchedule:
+    signal = options.get("signal", "disagreement")
+    if signal not in SIGNALS:
+        raise ValueError(f"signal should be one of {', '.join(SIGNALS)}, got {signal!r}")
+    if signal != "disagreement" or estimator is None:
+        estimator, signal = (BY_MOTION, signal) if signal == "motion" else (BY_RESIDUAL, "residual")
+    points = [SetPoint(measure, float(options[measure.value])) for measure in Measure if measure.value in options]
+    if len(points) > 1:
+        raise ValueError("one set-point can be held, not several")
+    price = settings.adaptive_price
+    budget = Budget(points[0], price=price) if points else None
+    return AdaptiveSchedule(
+        estimator, reason=signal, price=price, min_age=settings.adaptive_min_age, max_age=settings.adaptive_max_age, budget=budget
+    )

@@ -69,7 +69,8 @@ class EngineSettings:
     flow: str = setting("", "flow network to use in place of the bundle's own, for example dis; empty keeps the bundle's")
     schedule: str = setting(
         "fixed:400ms",
-        "when to compute a key frame: per-frame, fixed:N, fixed:Nms, random:RATE, adaptive, adaptive:rate=RATE",
+        "when to compute a key frame: per-frame, fixed:N, fixed:Nms, random:RATE, adaptive, adaptive:rate=RATE, "
+        "adaptive:ms_per_s=MS or adaptive:latency_ms=MS; an adaptive one may add signal=disagreement, residual or motion",
         dynamic=True,
     )
     key_frames: str = setting(
@@ -96,15 +97,16 @@ class EngineSettings:
     segmentation: bool = setting(True, "run the segmentation head", dynamic=True)
     detection: bool = setting(True, "run the detection head", dynamic=True)
     score_threshold: float = setting(0.5, "detections with a lower score are not published", minimum=0.05, maximum=1.0, dynamic=True)
-    adaptive_motion: float = setting(
-        40.0,
-        "adaptive schedule: a key frame is due when the motion summed since the key frame reaches this many source pixels",
-        minimum=0.1,
-        maximum=10_000.0,
+    adaptive_price: float = setting(
+        0.3,
+        "adaptive schedule: a key frame is due when it is worth this much, 1 being a frame of which every pixel has another class than "
+        "per-frame gives it; with a set-point, where its controller starts",
+        minimum=0.001,
+        maximum=100.0,
         dynamic=True,
     )
     adaptive_min_age: int = setting(
-        2, "adaptive schedule: least processed frames between key frames", minimum=1, maximum=1000, dynamic=True
+        1, "adaptive schedule: least processed frames between key frames", minimum=1, maximum=1000, dynamic=True
     )
     adaptive_max_age: int = setting(
         30, "adaptive schedule: most processed frames between key frames", minimum=1, maximum=10_000, dynamic=True

@@ -7,7 +7,7 @@ is computed within its step or, with the setting ``key_frames: aside``, beside t
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from torch import Tensor
 from dff_ros.core.bundle import Card
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
+from dff_ros.core.signals import Signals, measure_signals, surprise
 from dff_ros.engine.aside import KeyFrameAside
+from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
 from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
-from dff_ros.engine.schedule import FramePair, parse_schedule
+from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.step_times import StepTimes
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
@@ -85,7 +87,10 @@ class FeatureFlowStream:
     def __init__(self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None) -> None:
         self._model = model
         self._settings = settings
-        self._schedule = parse_schedule(settings.schedule, settings)
+        self._schedule = parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._renewal: Renewal | None = None
+        self._asked: FramePair | None = None  # of the frame whose key is in flight
+        self._spent_ms: float | None = None
         self._track: Track | None = None
         shares = ThreadShares.split(settings.threads or torch.get_num_threads(), settings.key_threads)
         self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, shares), shares)
@@ -110,14 +115,14 @@ class FeatureFlowStream:
 
     def apply(self, settings: EngineSettings) -> None:
         """Take over changed dynamic settings from the next frame on; raises ValueError for a schedule that does not parse."""
-        renewed = ("schedule", "adaptive_motion", "adaptive_min_age", "adaptive_max_age")
+        renewed = ("schedule", "adaptive_price", "adaptive_min_age", "adaptive_max_age")
         if any(getattr(settings, name) != getattr(self._settings, name) for name in renewed):
-            self._schedule = parse_schedule(settings.schedule, settings)
+            self._schedule = parse_schedule(settings.schedule, settings, estimator=self.card.estimator, previous=self._schedule)
         self._settings = settings
 
     def reset(self, reason: str = "reset") -> None:
         """Forget the key frame, and the one in flight: the next frame is one, for ``reason``."""
-        self._track = None
+        self._track = self._renewal = self._asked = None
         self._aside.cancel()
         self._last_stamp = 0
         self._reset_reason = reason
@@ -129,20 +134,24 @@ class FeatureFlowStream:
         return self._aside.close(timeout)
 
     @torch.inference_mode()
-    def step(self, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
+    def step(
+        self, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS, turn_rate: float | None = None
+    ) -> FrameResult:
         """Process the next frame of the video.
 
-        ``frame`` is (H, W, 3) uint8 RGB of any strides, ``stamp`` its time in nanoseconds (0: unknown), ``tasks`` the heads to run.
+        ``frame`` is (H, W, 3) uint8 RGB of any strides, ``stamp`` its time in nanoseconds (0: unknown), ``tasks`` the heads to run,
+        ``turn_rate`` how fast the camera turns by another sensor, radians a second (a hint to the schedule).
         Raises ValueError for a frame that is none; the stream then stays as it was. Raises too what went wrong with a key frame aside.
         """
         check_frame(frame)
         times = StepTimes()
         self._drop_unfitting_key(frame, stamp)
         with self._on_queue():
-            self._track = self._aside.take() or self._track
+            self._take_over()
             with self._aside.sharing_cores():
-                result = self._process(self._current(frame, stamp, tasks, times))
+                result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
+        self._spent_ms = result.step_ms
         return result
 
     @torch.inference_mode()
@@ -161,24 +170,38 @@ class FeatureFlowStream:
             step = track.way.step_to(current.prepared)
             return self._propagated_step(current, track, step, self._pair(current, track, step), "")
 
-    def _process(self, current: Current) -> FrameResult:
+    def _take_over(self) -> None:
+        """Go on with the key frame aside where its feature is ready. The frame before is said to have cost the time it took."""
+        ready = self._aside.take()
+        if ready is None:
+            return
+        if self._track is not None and self._asked is not None:
+            self._renewal = self._renewed(self._track.key, ready.key, self._asked)
+        self._track, self._asked = ready, None
+        self._spent_ms = (self._spent_ms or 0.0) + ready.key.feature_ms
+
+    def _process(self, current: Current, turn_rate: float | None) -> FrameResult:
         if self._track is None:
             self._track, result = self._key_step(current, None, self._reset_reason)
             return result
         step = self._track.way.step_to(current.prepared)
-        pair = self._pair(current, self._track, step)
-        reason = "" if self._aside.in_flight else self._key_reason(pair)
-        if reason and not self.makes_keys_aside:
-            self._track, result = self._key_step(current, pair, reason)
+        pair = self._pair(current, self._track, step, turn_rate)
+        decision = self._decide(pair)  # asked while a key is in flight too: it sums up what every frame loses, and a cut cannot wait
+        if decision.hard or (decision and not self.makes_keys_aside and not self._aside.in_flight):
+            self._aside.cancel()
+            self._track, result = self._key_step(current, pair, decision.reason)
             return result
+        reason = "" if self._aside.in_flight else decision.reason
         try:
             if reason:
                 with current.times.measure("feature", self._model.device):
                     self._aside.order(current.prepared, current.geometry, current.stamp)
+                self._asked = pair
             else:
                 with current.times.measure("flow", self._model.device):
                     self._aside.advance(step)
-            return self._propagated_step(current, self._track, step, pair, reason)
+            result = self._propagated_step(current, self._track, step, pair, reason)
+            return replace(result, disagreement=decision.disagreement)
         except Exception:
             self._aside.cancel()  # its way and the track's have parted
             raise
@@ -188,6 +211,8 @@ class FeatureFlowStream:
         with times.measure("feature", self._model.device):
             feature = self._model.extract(current.prepared.image)
         key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, times.parts["feature"])
+        if pair is not None and self._track is not None:
+            self._renewal, self._asked = self._renewed(self._track.key, key, pair), None
         result = self._answer(feature, current, key, pair, age=0, reason=reason)
         return Track(key, Way(self._model, current.prepared)), result
 
@@ -218,22 +243,47 @@ class FeatureFlowStream:
         prepared = PreparedFrame(self._model.networks, to_image(frame, geometry, self._model.device))
         return Current(prepared, geometry, stamp, tasks, times)
 
-    def _pair(self, current: Current, track: Track, step: Step) -> FramePair:
+    def _pair(self, current: Current, track: Track, step: Step, turn_rate: float | None = None) -> FramePair:
         key, stride = track.key, self._model.networks.stride
 
         def compute_fields() -> FlowFields:
             with current.times.measure("flow", self._model.device):
                 return track.way.fields_of(step)
 
-        age_ns = current.stamp - key.stamp if current.stamp and key.stamp else None
-        return FramePair(age=track.age + 1, age_ns=age_ns, pixels_per_cell=stride / key.geometry.scale_x, compute_fields=compute_fields)
+        age, stamp = track.age + 1, current.stamp
 
-    def _key_reason(self, pair: FramePair) -> str:
+        def compute_signals(fields: FlowFields) -> Signals:
+            return measure_signals(current.prepared.cells, key.prepared.cells, fields.flow, age=age)
+
+        return FramePair(
+            age=age,
+            age_ns=stamp - key.stamp if stamp and key.stamp else None,
+            pixels_per_cell=stride / key.geometry.scale_x,
+            compute_fields=compute_fields,
+            compute_signals=compute_signals,
+            renewal=self._renewal,
+            interval_ns=stamp - self._last_stamp if stamp and self._last_stamp else None,
+            spent_ms=self._spent_ms,
+            turn_rate=turn_rate,
+        )
+
+    def _decide(self, pair: FramePair) -> Decision:
         limit = self._settings.max_key_age * 1e9
-        if limit and pair.age_ns is not None and pair.age_ns > limit:
-            self._schedule.reset()
-            return "age"
-        return self._schedule.is_key_frame(pair).reason
+        decision = self._schedule.is_key_frame(pair)
+        if not decision and limit and pair.age_ns is not None and pair.age_ns > limit:
+            return Decision(True, "age", decision.disagreement)
+        return decision
+
+    def _renewed(self, before: KeyFrame, key: KeyFrame, pair: FramePair) -> Renewal | None:
+        """What the new key frame shows of the one before, carried to the new one's frame by ``pair``.
+
+        None where the schedule did not look at that pair, or there are no classes to compare.
+        """
+        networks = self._model.networks
+        if not pair.signals_measured or Task.SEGMENTATION not in networks.tasks:
+            return None
+        seen = surprise(networks.head(Task.SEGMENTATION), before.carried, pair.fields, key.feature)
+        return Renewal(pair.signals, seen)
 
     def _propagate(self, key: KeyFrame, current: Current, pair: FramePair) -> Tensor:
         fields = pair.fields

@@ -11,6 +11,7 @@ from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields, chain
 from dff_ros.core.refine_network import RefineInput
 from dff_ros.core.results import ImageGeometry
+from dff_ros.core.signals import mean_over_cells
 from dff_ros.engine.loading import LoadedModel
 
 
@@ -32,6 +33,13 @@ class PreparedFrame:
         """What is warped of the frame's ``feature``, float32 as that is."""
         carried: Tensor = self._networks.carried_map(feature)
         return carried
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """The image averaged over each feature cell, (1, 3, h, w) float32; the branch's own, where it computes one."""
+        refine_network = self._networks.refine_network
+        cells: Tensor = mean_over_cells(self.image, self._networks.stride) if refine_network is None else self.refine.cells
+        return cells
 
     @cached_property
     def refine(self) -> RefineInput:

@@ -16,7 +16,12 @@ from dff_ros.evaluation.run import KEY_DELAY
 PROPAGATION = "propagation"
 """Left out, the key's answer is copied. That is a control of the evaluation: no engine would do so."""
 
-NODE_ONLY = frozenset({"image_transport", "autostart", "report_cost", "class_id_format", "max_image_age", "jpeg_quality"})
+NODE_ONLY = frozenset(
+    {
+        *("image_transport", "autostart", "report_cost", "class_id_format", "max_image_age", "motion_topic", "motion_type"),
+        "jpeg_quality",
+    }
+)
 """Parameters of ``dff_node`` that are not the engine's; a test holds them against the node's declarations."""
 
 ROS_OWN = frozenset({"use_sim_time", "qos_overrides", "start_type_description_service"})
@@ -78,7 +83,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine", "given here they win over --params")
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
-    group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE]")
+    group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE|ms_per_s=MS|latency_ms=MS]")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key_frames: aside in --params and no --key-delay)"
     group.add_argument("--key-delay", type=count, metavar="N", help=delay)

@@ -15,6 +15,7 @@ from dff_ros.node.counters import Statistics
 from dff_ros.node.inputs import Input
 from dff_ros.node.mailbox import Worker
 from dff_ros.node.messages import stamp_of
+from dff_ros.node.motion import MotionHint
 from dff_ros.node.outputs import Outputs
 from dff_ros.node.parameters import NodeSettings
 from dff_ros.node.pipeline import Answer, Pipeline
@@ -60,6 +61,7 @@ class Camera:
         self._pipeline = Pipeline(stream, counters=self.statistics.counters, report=self._log)
         # May be refused, so it comes before the thread; no image arrives until the executor spins again.
         self.input = Input(node, settings.image_transport, self._receive)
+        self._motion = MotionHint(node, settings.motion_topic, settings.motion_type, warn=self._log)
         self._worker: Worker[Arrival] = Worker(self._work, name="dff_worker")
 
     @property
@@ -87,6 +89,7 @@ class Camera:
         """End the subscription, the worker and what computes key frames aside; False where one is still busy after ``timeout`` seconds."""
         self._stopping = True
         self.input.destroy()
+        self._motion.destroy()
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._worker.stop(timeout):
             return False
@@ -108,7 +111,11 @@ class Camera:
         taken = time.perf_counter()
         now_ns = self._node.get_clock().now().nanoseconds
         answer = self._pipeline.process(
-            arrival.message, tasks=self._outputs.wanted_tasks, now_ns=now_ns, max_age=self._settings.max_image_age
+            arrival.message,
+            tasks=self._outputs.wanted_tasks,
+            now_ns=now_ns,
+            max_age=self._settings.max_image_age,
+            turn_rate=self._motion.turn_rate(stamp_of(arrival.message.header)),
         )
         if answer is None or self._stopping:
             return

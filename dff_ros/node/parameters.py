@@ -33,6 +33,10 @@ class NodeSettings:
         0.0, "seconds after which an image is dropped unseen, by its stamp and the node's clock; 0 sets no limit",
         minimum=0.0, maximum=3600.0, dynamic=True,
     )
+    motion_topic: str = setting(
+        "", "TwistStamped or Imu topic of a sensor that turns with the camera, a hint to adaptive schedules; empty for none"
+    )
+    motion_type: str = setting("auto", "what motion_topic carries; auto finds it out", choices=("auto", "twist", "imu"))
     jpeg_quality: int = setting(85, "quality of overlay/compressed", minimum=1, maximum=100, dynamic=True)
 
     def __post_init__(self) -> None:

@@ -58,10 +58,13 @@ class Pipeline:
         """Run with ``settings`` from the next frame on."""
         self._requests.append(lambda: self._stream.apply(settings.with_values(self._reduction)))
 
-    def process(self, message: Any, *, tasks: frozenset[Task], now_ns: int, max_age: float) -> Answer | None:
+    def process(
+        self, message: Any, *, tasks: frozenset[Task], now_ns: int, max_age: float, turn_rate: float | None = None
+    ) -> Answer | None:
         """The answer for ``message``, None where it is skipped or cannot be answered; counted and reported either way.
 
-        ``now_ns`` is the node's time, ``max_age`` the limit in seconds on an image's age (0: none).
+        ``now_ns`` is the node's time, ``max_age`` the limit in seconds on an image's age (0: none), ``turn_rate`` how fast
+        the camera turns, in radians a second, where another sensor tells.
         """
         stamp = stamp_of(message.header)
         if self._is_skipped(stamp, now_ns, max_age):
@@ -70,7 +73,7 @@ class Pipeline:
         try:
             frame = decode(message)
             self._drop_key_of_other_source(message)
-            return Answer(message, frame, self._stream.step(frame, stamp, tasks=tasks))
+            return Answer(message, frame, self._stream.step(frame, stamp, tasks=tasks, turn_rate=turn_rate))
         except ValueError as error:  # EncodingError among them
             self._counters.bad += 1
             self._report("warning", f"image skipped: {error}")

@@ -1,0 +1,143 @@
+"""What can be told of a propagated frame before it is answered, and how far its answer is likely to be off.
+
+Not in the paper. Signals come from what propagation computes anyway: the flow back to the key frame, and both images averaged
+over feature cells. An estimator, fitted without labels, turns them into the share of pixels whose class per-frame would give
+differently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dff_ros.core.propagate import FlowFields, cell_grid, propagate, warp
+from dff_ros.core.segmentation import SegmentationHead
+
+SAMPLED_CELLS = 400
+"""Cells of a new key frame whose class is held against the propagated one; a share of a tenth is then known to 0.015."""
+
+
+def mean_over_cells(image: Tensor, stride: int) -> Tensor:
+    """``image`` (N, 3, H, W), H and W multiples of ``stride`` -> its mean over each feature cell (N, 3, h, w), float32."""
+    batch, channels, height, width = image.shape
+    # Rows, then columns: a quarter of the time of avg_pool2d on a CPU.
+    rows = image.float().reshape(batch, channels, height // stride, stride, width).mean(dim=3)
+    return rows.reshape(batch, channels, height // stride, width // stride, stride).mean(dim=4)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """A frame against its key frame."""
+
+    age: int
+    """Frames since the key frame, at least 1."""
+    residual: float
+    """|current - warped key frame|, the mean over cells and colours, in 0..1; cells out of the key frame's view count as 0."""
+    out_of_view: float
+    """Share of the frame that the key frame does not show."""
+    roughness: float
+    """Mean change of the flow from a cell to those right of it and below, |dx| + |dy| in cells: large where things move on their own."""
+    own_motion: float
+    """Mean length of the flow less its median (the camera's turn), in cells."""
+
+
+SIGNALS = ("age", "residual", "out_of_view", "roughness", "own_motion")
+
+FLOORS = {"age": 0.0, "residual": 1e-4, "out_of_view": 0.01, "roughness": 1e-3, "own_motion": 1e-2}
+"""Added before the logarithm is taken: below these a signal says nothing more."""
+
+
+def measure_signals(current_cells: Tensor, key_cells: Tensor, flow: Tensor, *, age: int) -> Signals:
+    """The signals of one frame: both images' means over cells (1, 3, h, w) and the flow (1, 2, h, w) in cells back to the key frame.
+
+    After the warp it is arithmetic on a few thousand numbers, for which numpy takes half of torch's time.
+    """
+    flow = flow.float()
+    warped = warp(torch.cat([key_cells, torch.ones_like(key_cells[:, :1])], dim=1), flow)
+    both = torch.cat([warped, current_cells, flow], dim=1)[0].cpu().numpy()  # one wait for a GPU
+    carried, view, current, way = both[:3], both[3], both[4:7], both[7:]
+    residual = (np.abs(current - carried) * view).mean()
+    cells = view.size
+    turn = flow[0].flatten(1).median(dim=1).values.tolist()
+    own = np.sqrt((way[0] - turn[0]) ** 2 + (way[1] - turn[1]) ** 2).mean()
+    roughness = (np.abs(way[:, :, 1:] - way[:, :, :-1]).sum() + np.abs(way[:, 1:] - way[:, :-1]).sum()) / cells
+    return Signals(age, float(residual), 1.0 - float(view.mean()), float(roughness), float(own))
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Expected disagreement: exp(bias + sum of weights times the logarithms of signals), a share in 0..1.
+
+    ``weights`` are by name of the signal. ``surprise`` is by how much, as the logarithm of a factor, the classes of sampled cells of a new
+    key frame differ from the propagated ones more than the estimate says: they are coarser than pixels, and see no branch.
+    """
+
+    weights: Mapping[str, float]
+    bias: float
+    surprise: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.weights) - set(SIGNALS))
+        if unknown or not self.weights:
+            raise ValueError(f"signals should be some of {', '.join(SIGNALS)}, got {', '.join(unknown) or 'none'}")
+        if not all(map(math.isfinite, (*self.weights.values(), self.bias, self.surprise))):
+            raise ValueError("an estimator's numbers should be finite")
+
+    def __call__(self, signals: Signals) -> float:
+        """The share of pixels expected to be of another class than per-frame's."""
+        exponent = self.bias + sum(weight * logarithm(signals, name) for name, weight in self.weights.items())
+        return math.exp(min(exponent, 0.0))
+
+
+def logarithm(signals: Signals, name: str) -> float:
+    """The logarithm of one signal, with its floor."""
+    return math.log(getattr(signals, name) + FLOORS[name])
+
+
+def estimator_from(content: Mapping[str, Any]) -> Estimator:
+    """The estimator that a card holds; raises ValueError where it holds none."""
+    try:
+        weights = {str(name): float(weight) for name, weight in content["weights"].items()}
+        return Estimator(weights, float(content["bias"]), float(content.get("surprise", 0.0)))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a disagreement estimator should have weights, bias and surprise: {type(error).__name__} {error}") from error
+
+
+BY_RESIDUAL = Estimator({"residual": 0.73}, bias=0.7, surprise=0.0)
+"""Where a bundle brings none: fitted to the two shipped networks on four recordings (see docs/schedules.md)."""
+
+BY_MOTION = Estimator({"own_motion": 1.0}, bias=-3.2, surprise=0.0)
+"""The length of the flow alone, in the same units: a control."""
+
+
+def surprise(head: SegmentationHead, key_map: Tensor, fields: FlowFields, fresh: Tensor) -> float:
+    """Share of sampled cells to which the ``fresh`` feature (1, C, h, w) gives another class than the one carried from the key frame.
+
+    ``key_map`` is what is warped of the key frame, (1, C, d h, d w) (see :func:`dff_ros.core.propagate.warp`). On a new key frame both are
+    known, so this is what it was worth, for less than half a millisecond; a head with blocks looks beyond a cell and runs on all of them.
+    """
+    height, width = fresh.shape[2:]
+    step = max(1, round(math.sqrt(height * width / SAMPLED_CELLS)))
+    sampled = (..., slice(step // 2, None, step), slice(step // 2, None, step))
+    if len(head.blocks):
+        carried = propagate(key_map, fields)
+    elif fields.scale is None:
+        position = (cell_grid(height, width, fields.flow.device) + fields.flow.float())[sampled]
+        carried, fresh = _carried_to(key_map, position * (key_map.shape[2] // height)), fresh[sampled]
+    else:
+        carried, fresh = propagate(key_map, fields)[sampled], fresh[sampled]
+    return float((head(carried).argmax(dim=1) != head(fresh).argmax(dim=1)).float().mean())
+
+
+def _carried_to(feature: Tensor, position: Tensor) -> Tensor:
+    """``feature`` (1, C, h, w) at the places ``position`` (1, 2, M, N), in its own grid; zero outside."""
+    size = torch.tensor([max(side - 1, 1) for side in feature.shape[:1:-1]], device=feature.device).view(1, 2, 1, 1)
+    grid = (position * 2.0 / size - 1.0).permute(0, 2, 3, 1)
+    return F.grid_sample(feature.float(), grid, align_corners=True, padding_mode="zeros")
