@@ -36,4 +36,5 @@ class HalfCells(nn.Module):
         padded = F.pad(feature.to(self.conv.weight.dtype), (0, 1, 0, 1), mode="replicate")
         between = self.conv(padded).to(feature.dtype).view(batch, 3, channels, height, width)
         four = torch.cat([feature.unsqueeze(1), between], dim=1)
-        return F.pixel_shuffle(four.transpose(1, 2).flatten(1, 2), 2)
+        dense = F.pixel_shuffle(four.transpose(1, 2).flatten(1, 2), 2)
+        return dense.contiguous(memory_format=torch.channels_last)  # as the warp reads it: once a key frame instead of with every frame
