@@ -56,6 +56,7 @@ def parse_arguments(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated drive")
     parser.add_argument("--model", default="street", help="bundle: a name under models/ or a folder")
     parser.add_argument("--schedule", default="", help="when to compute key frames (default: the node's)")
+    parser.add_argument("--key-frames", default="aside", choices=("blocking", "aside"), help="whether frames wait for key frames")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.mp4 and demo.png")
     return parser.parse_args(args)
@@ -78,7 +79,11 @@ class Demo:
         rclpy.init(args=[])
         often = 0.1 if sys.stderr.isatty() else 5.0
         self._bar = tqdm(total=len(recording), unit="frame", desc="starting", dynamic_ncols=True, mininterval=often)
-        node_parameters = {"model": str(find_bundle(options.model).resolve()), "device": options.device}
+        node_parameters = {
+            "model": str(find_bundle(options.model).resolve()),
+            "device": options.device,
+            "key_frames": options.key_frames,
+        }
         if options.schedule:
             node_parameters["schedule"] = options.schedule
         self._played = {item.name: getattr(settings, item.name) for item in fields(settings)}
