@@ -52,11 +52,14 @@ def warp(key_feature: Tensor, flow: Tensor) -> Tensor:
         return _warp_on_host(key_feature.to(flow.dtype), flow, density)
     if width == 1 or height == 1:
         return _warp_through_padding(key_feature, flow)
-    position = (cell_grid(rows, columns, flow.device).to(flow.dtype) + flow) * density
-    # With align_corners cell i lies at 2 i / (size - 1) - 1, so zero flow hits cell centres exactly.
-    x = position[:, 0] * (2.0 / (width - 1)) - 1.0
-    y = position[:, 1] * (2.0 / (height - 1)) - 1.0
-    return F.grid_sample(key_feature.to(flow.dtype), torch.stack([x, y], dim=-1), align_corners=True, padding_mode="zeros")
+    return sample(key_feature.to(flow.dtype), (cell_grid(rows, columns, flow.device).to(flow.dtype) + flow) * density)
+
+
+def sample(maps: Tensor, position: Tensor) -> Tensor:
+    """``maps`` (N, C, H, W) at the places ``position`` (N, 2, M, K), x and y in their own cells, bilinearly: (N, C, M, K); zero outside."""
+    # With align_corners cell i lies at 2 i / (size - 1) - 1, so whole positions hit cell centres exactly.
+    x, y = (position[:, axis] * (2.0 / max(maps.shape[3 - axis] - 1, 1)) - 1.0 for axis in (0, 1))
+    return F.grid_sample(maps, torch.stack([x, y], dim=-1), align_corners=True, padding_mode="zeros")
 
 
 def _warp_through_padding(key_feature: Tensor, flow: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dff_ros.core.propagate import FlowFields, cell_grid, propagate, warp
+from dff_ros.core.propagate import FlowFields, cell_grid, propagate, sample, warp
 from dff_ros.core.segmentation import SegmentationHead
 
 SAMPLED_CELLS = 400
@@ -130,14 +129,7 @@ def surprise(head: SegmentationHead, key_map: Tensor, fields: FlowFields, fresh:
         carried = propagate(key_map, fields)
     elif fields.scale is None:
         position = (cell_grid(height, width, fields.flow.device) + fields.flow.float())[sampled]
-        carried, fresh = _carried_to(key_map, position * (key_map.shape[2] // height)), fresh[sampled]
+        carried, fresh = sample(key_map.float(), position * (key_map.shape[2] // height)), fresh[sampled]
     else:
         carried, fresh = propagate(key_map, fields)[sampled], fresh[sampled]
     return float((head(carried).argmax(dim=1) != head(fresh).argmax(dim=1)).float().mean())
-
-
-def _carried_to(feature: Tensor, position: Tensor) -> Tensor:
-    """``feature`` (1, C, h, w) at the places ``position`` (1, 2, M, N), in its own grid; zero outside."""
-    size = torch.tensor([max(side - 1, 1) for side in feature.shape[:1:-1]], device=feature.device).view(1, 2, 1, 1)
-    grid = (position * 2.0 / size - 1.0).permute(0, 2, 3, 1)
-    return F.grid_sample(feature.float(), grid, align_corners=True, padding_mode="zeros")
