@@ -128,13 +128,18 @@ class ThreadKeyWorker:
         return idle
 
 
+def _extract(model: LoadedModel, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The feature, and what is warped of it."""
+    feature = model.extract(image)
+    return feature, model.networks.carried_map(feature)
+
+
 @torch.inference_mode()
 def _compute(model: LoadedModel, image: Tensor, shares: ThreadShares) -> KeyFeature:
     started = time.perf_counter()
     torch.set_num_threads(shares.key)
     try:
-        feature = model.extract(image)
-        return KeyFeature(feature, model.networks.carried_map(feature), (time.perf_counter() - started) * 1e3)
+        return KeyFeature(*_extract(model, image), (time.perf_counter() - started) * 1e3)
     finally:
         torch.set_num_threads(shares.total)
 
@@ -145,12 +150,11 @@ def _compute_on_gpu(model: LoadedModel, image: Tensor, image_is_there: torch.cud
     with torch.cuda.stream(queue):
         queue.wait_event(image_is_there)
         image.record_stream(queue)
-        feature = model.extract(image)
-        carried = model.networks.carried_map(feature)
+        made = _extract(model, image)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # sleeps instead of spinning on a core
         done.record(queue)
     done.synchronize()
-    return KeyFeature(feature, carried, (time.perf_counter() - started) * 1e3)
+    return KeyFeature(*made, (time.perf_counter() - started) * 1e3)
 
 
 class DelayedKeyWorker:
@@ -171,9 +175,7 @@ class DelayedKeyWorker:
         started = time.perf_counter()
         self._wanted = Future()
         try:
-            feature = self._model.extract(image)
-            carried = self._model.networks.carried_map(feature)
-            self._wanted.set_result(KeyFeature(feature, carried, (time.perf_counter() - started) * 1e3))
+            self._wanted.set_result(KeyFeature(*_extract(self._model, image), (time.perf_counter() - started) * 1e3))
         except Exception as error:  # noqa: BLE001 - whatever it is, ``take`` raises it
             self._wanted.set_exception(error)
 
