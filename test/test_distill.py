@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,11 +15,11 @@ import torch.nn.functional as F
 import yaml
 from conftest import tiny_card
 from torch import nn
+from training_data import write_drive
 
 from dff_ros.core import bundle as bundles
 from dff_ros.core.bundle import build_model, load_bundle, save_bundle
 from dff_ros.core.results import Detections
-from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import StampedFrame
 from dff_train import distill as distilling
 from dff_train.augment import nominal_scale
@@ -38,10 +37,7 @@ FRAMES = 40
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated drive as a folder of images, 160x120."""
-    folder = tmp_path_factory.mktemp("drive")
-    for item in GeneratedDrive(2, FRAMES, width=160, height=120, rate=10.0):
-        cv2.imwrite(str(folder / f"{item.index:03d}.png"), np.ascontiguousarray(item.frame[..., ::-1]))
-    return folder
+    return write_drive(tmp_path_factory.mktemp("drive"), seed=2, frames=FRAMES)
 
 
 class Colours(nn.Module):

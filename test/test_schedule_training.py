@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from training_data import write_drive
 
 from dff_ros.core.bundle import load_bundle
 from dff_ros.core.results import Task
@@ -15,7 +15,6 @@ from dff_ros.core.signals import SIGNALS, Signals
 from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.agreement import measure_table
-from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.opening import open_recording
 from dff_train.cli import main
 from dff_train.recordings import decode
@@ -28,10 +27,7 @@ FRAMES = 90
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated drive as a folder of images, 160x120."""
-    folder = tmp_path_factory.mktemp("drive")
-    for item in GeneratedDrive(3, FRAMES, width=160, height=120, rate=10.0):
-        cv2.imwrite(str(folder / f"{item.index:03d}.png"), np.ascontiguousarray(item.frame[..., ::-1]))
-    return folder
+    return write_drive(tmp_path_factory.mktemp("drive"), seed=3, frames=FRAMES)
 
 
 def made_up(seed: int, *, level: float, weights: np.ndarray, noise: float = 0.05) -> Observed:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dff_ros.recording.drive import GeneratedDrive
+
 SIZE = (90, 120)
 """Height and width of every frame in these folders."""
 
@@ -68,3 +70,10 @@ def write_highway(data: Path, numbers: range) -> None:
     for number in numbers:
         cv2.imwrite(str(data / f"highway/images/in{number:06d}.jpg"), textured(number)[..., ::-1])
         cv2.imwrite(str(data / f"highway/labels/gt{number:06d}.png"), highway_labels())
+
+
+def write_drive(folder: Path, *, seed: int, frames: int) -> Path:
+    """A generated drive as a folder of images, 160x120."""
+    for item in GeneratedDrive(seed, frames, width=160, height=120, rate=10.0):
+        cv2.imwrite(str(folder / f"{item.index:03d}.png"), np.ascontiguousarray(item.frame[..., ::-1]))
+    return folder
