@@ -16,6 +16,7 @@ from dff_ros.core.results import Detections, Task
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.evaluation.observer import AnsweredFrame
 from dff_ros.evaluation.options import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
 from dff_ros.evaluation.run import KEY_DELAY, Tally, lock_step
@@ -265,12 +266,22 @@ def test_parts_that_a_bundle_lacks_may_be_left_out(tmp_path: Path, tiny_bundle: 
     assert report["frames"] == 3
 
 
+class Watching:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[AnsweredFrame] = []
+
+    def add(self, answered: AnsweredFrame) -> None:
+        self.seen.append(answered)
+
+
 def test_without_propagation_the_keys_answer_is_given_again(fitted_bundle: Path, scene: Path) -> None:
     settings = EngineSettings(model=str(fitted_bundle), schedule="fixed:3", max_key_age=0.0, **ON_CPU)
-    shown: list[FrameResult] = []
+    watching = Watching()
     frames, nothing = open_frames(scene / "frames", rate=10), Truth(None, [], [])
-    show = lambda item, result: shown.append(result)  # noqa: E731
-    lock_step(frames, load_model(settings), settings, nothing, baseline=False, copy_outputs=True, show=show)
+    lock_step(frames, load_model(settings), settings, nothing, baseline=False, copy_outputs=True, observers=[watching])
+    shown = [answered.result for answered in watching.seen]
     assert [result.is_key for result in shown] == [True, False, False] * 2 + [True]
     for key, *copies in (shown[:3], shown[3:6]):
         for age, copy in enumerate(copies, start=1):

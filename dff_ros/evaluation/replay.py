@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import torch
 from tqdm import tqdm
@@ -15,14 +13,14 @@ from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.drive_truth import drive_truth
+from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.report import Report, build_report, summary, write_report
-from dff_ros.evaluation.run import KEY_DELAY, Show, every_offset, lock_step
+from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
-from dff_ros.recording.frames import Recording, StampedFrame, select
+from dff_ros.recording.frames import Recording, select
 from dff_ros.recording.opening import open_recording
 
 
@@ -52,12 +50,13 @@ def replay(options: argparse.Namespace) -> None:
         print(f"dff_replay: {note}", file=sys.stderr)
     truth = open_truth(options, model.card)
     prepare_outputs(options)
-    drawing = shown(options.video_out, recording.rate, model.card, settings)
-    with tqdm(recording, total=len(recording) or None, unit="frame") as frames, drawing as show:
+    with ExitStack() as outputs:
+        observers = open_outputs(options, recording.rate, model.card, settings, outputs)
+        frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
         copy = PROPAGATION in options.without
         if interval is None:
-            delay = options.key_delay or KEY_DELAY
-            result = lock_step(frames, model, settings, truth, baseline=options.baseline, copy_outputs=copy, key_delay=delay, show=show)
+            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY}
+            result = lock_step(frames, model, settings, truth, **how, observers=observers)
         else:
             result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
@@ -101,18 +100,15 @@ def open_truth(options: argparse.Namespace, card: Card) -> Truth:
     return Truth(labels, boxes, card.detection_classes)
 
 
-@contextmanager
-def shown(path: Path | None, rate: float | None, card: Card, settings: EngineSettings) -> Iterator[Show]:
-    """Where each frame's answer is drawn: into a video, or nowhere."""
-    if path is None:
-        yield ignore
-        return
-    with OverlayVideo(path, rate=rate, card=card, score_threshold=settings.score_threshold) as video:
-        yield video.add
-
-
-def ignore(item: StampedFrame, result: FrameResult) -> None:
-    """Draw nothing."""
+def open_outputs(
+    options: argparse.Namespace, rate: float | None, card: Card, settings: EngineSettings, outputs: ExitStack
+) -> list[Observer]:
+    """What is written while the replay runs; ``outputs`` closes it."""
+    observers: list[Observer] = []
+    if options.video_out is not None:
+        video = OverlayVideo(options.video_out, rate=rate, card=card, score_threshold=settings.score_threshold)
+        observers.append(outputs.enter_context(video))
+    return observers
 
 
 def warn_unscored(report: Report, options: argparse.Namespace, truth: Truth) -> None:

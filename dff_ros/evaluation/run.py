@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from dff_ros.core.results import Task
@@ -15,11 +15,9 @@ from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.engine.track import Track
 from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
 from dff_ros.evaluation.metrics import Agreement, DetectionScore, SegmentationScore
+from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
-
-Show = Callable[[StampedFrame, FrameResult], None]
-"""Called with every frame and the answer to it."""
 
 WARM_UP_STEPS = 6
 
@@ -73,8 +71,9 @@ class Replay:
     frames: int = 0
     agreement: Agreement = field(default_factory=Agreement)
 
-    def add(self, result: FrameResult, per_frame: FrameResult | None, truth: FrameTruth) -> None:
+    def add(self, answered: AnsweredFrame) -> None:
         """Take what the run and, where it ran, per-frame say about one frame."""
+        result, per_frame, truth = answered.result, answered.per_frame, answered.truth
         age = result.key_age_frames
         self.run.add(result, truth, age=age)
         if self.baseline is None or per_frame is None:
@@ -93,13 +92,13 @@ def lock_step(
     baseline: bool,
     copy_outputs: bool = False,
     key_delay: int = KEY_DELAY,
-    show: Show,
+    observers: Sequence[Observer] = (),
 ) -> Replay:
     """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
 
     The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
     ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat. Where the settings have key frames
-    made aside, each is ready ``key_delay`` frames after its own.
+    made aside, each is ready ``key_delay`` frames after its own. ``observers`` are told of every frame in order.
     """
     classes = model.card.segmentation_classes
     stream = FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
@@ -118,9 +117,10 @@ def lock_step(
             key_answer = result
         elif copy_outputs:
             result = copied(key_answer, item.stamp, age=result.key_age_frames)
-        replay.add(result, reference, truth.of(item))
+        answered = AnsweredFrame(item, result, reference, truth.of(item))
         replay.frames += 1
-        show(item, result)
+        for observer in (replay, *observers):
+            observer.add(answered)
     return replay
 
 
@@ -174,7 +174,7 @@ def every_offset(
         answers = [keys[-1].answer]
         answers += [_answer_from(stream, key, item, age, copy_outputs=copy_outputs) for age, key in enumerate(reversed(earlier), 1)]
         for answer in answers if len(keys) == interval else ():
-            replay.add(answer, answers[0], known)
+            replay.add(AnsweredFrame(item, answer, answers[0], known))
         if delay is not None:
             delay.add(known.boxes, [answer.detections for answer in answers if answer.detections is not None])
     if replay.frames < interval:

@@ -7,8 +7,9 @@ from types import TracebackType
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.stream import FrameResult
+from dff_ros.evaluation.observer import AnsweredFrame
 from dff_ros.overlay import draw_results
-from dff_ros.recording.frames import DEFAULT_RATE, Frame, StampedFrame
+from dff_ros.recording.frames import DEFAULT_RATE, Frame
 from dff_ros.recording.pictures import VideoFile
 
 
@@ -36,9 +37,10 @@ class OverlayVideo:
         if self._video is not None:
             self._video.close()
 
-    def add(self, item: StampedFrame, result: FrameResult) -> None:
+    def add(self, answered: AnsweredFrame) -> None:
         """Append one frame; raises OSError where the file cannot be written."""
-        picture = self._draw(item.frame, result)
+        item = answered.item
+        picture = self._draw(item.frame, answered.result)
         if self._rate is None and self._first is None:
             self._first = item.stamp, picture
             return
