@@ -47,6 +47,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--every-offset", action="store_true", help=offsets)
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
+    measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
     options = parser.parse_args(arguments)
     if options.rate is not None and options.frames is None and options.drive is None:
         parser.error("--rate belongs to --frames and --drive")
@@ -62,8 +64,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--key-delay belongs to a schedule, --every-offset has none")
     if options.topic is not None and options.bag is None:
         parser.error("--topic belongs to --bag")
-    if options.every_offset and options.video_out:
-        parser.error("--video-out shows one run, --every-offset makes many")
+    for name in ("video_out", "trace"):
+        if options.every_offset and getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
     return options
 
 

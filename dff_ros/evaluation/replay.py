@@ -18,6 +18,7 @@ from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.report import Report, build_report, summary, write_report
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
+from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frames import Recording, select
@@ -67,7 +68,7 @@ def replay(options: argparse.Namespace) -> None:
 
 def prepare_outputs(options: argparse.Namespace) -> None:
     """Make the folders of the outputs before the work is done, so that it is not done in vain."""
-    for output in filter(None, (options.json, options.video_out)):
+    for output in filter(None, (options.json, options.video_out, options.trace)):
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,8 @@ def open_outputs(
     if options.video_out is not None:
         video = OverlayVideo(options.video_out, rate=rate, card=card, score_threshold=settings.score_threshold)
         observers.append(outputs.enter_context(video))
+    if options.trace is not None:
+        observers.append(outputs.enter_context(TraceFile(options.trace)))
     return observers
 
 
