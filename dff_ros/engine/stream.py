@@ -20,7 +20,7 @@ from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
 from dff_ros.core.signals import Signals, measure_signals, surprise
 from dff_ros.engine.aside import KeyFrameAside
-from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
+from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
@@ -81,18 +81,21 @@ class Current:
 class FeatureFlowStream:
     """One video. ``step`` takes its frames in order; ``reset`` forgets the key frame; ``close`` leaves no thread behind.
 
-    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them.
+    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them. ``schedule`` decides in
+    place of the one that the settings name.
     """
 
-    def __init__(self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None) -> None:
+    def __init__(
+        self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None, schedule: Schedule | None = None
+    ) -> None:
         self._model = model
         self._settings = settings
-        self._schedule = parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._schedule = schedule or parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
         self._renewal: Renewal | None = None
         self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
         self._track: Track | None = None
-        shares = ThreadShares.split(settings.threads or torch.get_num_threads(), settings.key_threads)
+        shares = ThreadShares.of(settings)
         self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, shares), shares)
         self._queue = _urgent_queue(model.device)
         self._last_stamp = 0
