@@ -100,6 +100,8 @@ def without_times(value: Any) -> Any:
     return {key: without_times(item) for key, item in value.items() if key not in timed} if isinstance(value, dict) else value
 
 
+NO_SEGMENTATION = dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
+NO_DETECTION = dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
 TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in ("all", "key", "propagated")}
 
 
@@ -113,18 +115,19 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "every_offset": False,
         "key_delay": None,
         "key_rate": 1.0,
-        "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
-        "detection": {"map50": None, "map": None, "map50_by_age": None},
+        "segmentation": NO_SEGMENTATION,
+        "detection": NO_DETECTION,
         "detection_delay": dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram")),
         "latency_ms": TIMES,
         "cost_ratio": None,
         "baseline": {
-            "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
-            "detection": {"map50": None, "map": None, "map50_by_age": None},
+            "segmentation": NO_SEGMENTATION,
+            "detection": NO_DETECTION,
             "step_ms": TIMES,
         },
         "loss_by_age": None,
         "agreement": None,
+        "against_per_frame": dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
         "speedup": None,
     }
     assert steps["propagated"] == TIMES["propagated"]
@@ -170,6 +173,20 @@ def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, fitted_bundl
     assert report["loss_by_age"] == [0]
     assert report["segmentation"] == report["baseline"]["segmentation"]
     assert report["detection"] == report["baseline"]["detection"]
+    against = report["against_per_frame"]
+    assert (against["miou"], against["agreement_by_age"], set(against["agreement_by_class"].values())) == (1.0, [1.0], {1.0, None})
+
+
+def test_without_truth_per_frame_is_the_truth(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--baseline")
+    assert report["segmentation"]["miou"] is None
+    against = report["against_per_frame"]
+    assert against["agreement"] == report["agreement"] == pytest.approx(np.average(against["agreement_by_age"], weights=(3, 2, 2)))
+    assert (against["agreement_by_age"][0], against["miou_by_age"][0]) == (1.0, 1.0)
+    assert sum(against["pixels"].values()) == FRAMES * HEIGHT * WIDTH
+    offsets = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--every-offset")["against_per_frame"]
+    assert offsets["miou_by_age"][0] == 1.0 > offsets["miou_by_age"][1]
+    assert sum(offsets["pixels"].values()) == (FRAMES - 2) * HEIGHT * WIDTH, "each frame once, not at every age"
 
 
 def test_every_offset_scores_the_same_frames_at_each_age(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
@@ -240,7 +257,7 @@ def test_steps_that_make_a_key_are_timed_as_blocking_ones(is_key: bool) -> None:
         stamp=0, is_key=is_key, reason="interval", key_age_frames=0 if is_key else 5, key_age_ms=0.0, key_ms=50.0, motion_px=None,
         disagreement=None, detections=None, label_map=None, step_ms=70.0, feature_ms=50.0, flow_ms=8.0, refine_ms=4.0, head_ms=8.0,
     )  # fmt: skip
-    tally = Tally(())
+    tally = Tally((), ())
     tally.add(result, FrameTruth(None, ()), age=result.key_age_frames)
     assert (tally.key_ms, tally.propagated_ms) == ([70.0 if is_key else 58.0], [])
 

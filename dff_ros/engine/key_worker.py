@@ -128,7 +128,7 @@ class ThreadKeyWorker:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)
-        idle = not wait(self._unfinished, timeout).not_done
+        idle = not wait(list(self._unfinished), timeout).not_done  # a copy: the thread takes out what it has done
         if idle and executor is not None:
             executor.shutdown(wait=True)  # a moment: nothing is left to do
         return idle

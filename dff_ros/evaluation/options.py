@@ -38,9 +38,9 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with code 2 and one line where it is wrong."""
     parser = Parser(prog="dff_replay", description="Run the engine over a recording, without ROS, and score it.", allow_abbrev=False)
-    _add_input(parser)
+    add_input(parser)
     _add_engine(parser)
-    _add_truth(parser)
+    add_truth(parser)
     measure = parser.add_argument_group("what is measured and written")
     measure.add_argument("--baseline", action="store_true", help="run per-frame on the same frames, interleaved, and compare")
     offsets = "with fixed:N: score every frame at each age 0..N-1, age 0 being per-frame"
@@ -48,14 +48,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
     options = parser.parse_args(arguments)
-    if options.rate is not None and options.frames is None and options.drive is None:
-        parser.error("--rate belongs to --frames and --drive")
-    if options.drive == 0:
-        parser.error("--drive should be of at least 1 frame, got 0")
-    if options.seed is not None and options.drive is None:
-        parser.error("--seed belongs to --drive")
-    if options.drive is not None and (options.labels or options.boxes or options.box_masks):
-        parser.error("--drive brings its own truth")
+    check_input(parser, options)
     if options.key_delay == 0:
         parser.error("--key-delay should be at least 1 frame, got 0")
     if options.key_delay and options.every_offset:
@@ -64,14 +57,27 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--keys-topic belongs to --keys-from")
     if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
         parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
-    if options.topic is not None and options.bag is None:
-        parser.error("--topic belongs to --bag")
     if options.every_offset and options.video_out:
         parser.error("--video-out shows one run, --every-offset makes many")
     return options
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
+def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with code 2 and one line where options of ``add_input`` and ``add_truth`` do not go together."""
+    if options.rate is not None and options.frames is None and options.drive is None:
+        parser.error("--rate belongs to --frames and --drive")
+    if options.drive == 0:
+        parser.error("--drive should be of at least 1 frame, got 0")
+    if options.seed is not None and options.drive is None:
+        parser.error("--seed belongs to --drive")
+    if options.drive is not None and (options.labels or options.boxes or options.box_masks):
+        parser.error("--drive brings its own truth")
+    if options.topic is not None and options.bag is None:
+        parser.error("--topic belongs to --bag")
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """What is replayed or tuned on; ``check_input`` says what does not go together."""
     group = parser.add_argument_group("input")
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--frames", type=Path, metavar="DIR", help="folder of images, in the order of their names")
@@ -104,7 +110,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
 
 
-def _add_truth(parser: argparse.ArgumentParser) -> None:
+def add_truth(parser: argparse.ArgumentParser) -> None:
+    """What answers are scored against."""
     group = parser.add_argument_group("ground truth", "images belong to frames by stem, else by trailing number")
     group.add_argument("--labels", type=Path, metavar="DIR", help="images of class ids")
     group.add_argument("--ignore", type=ids, default=(), metavar="11,255", help="ids not scored, besides the bundle's and 255")
