@@ -55,6 +55,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--key-delay should be at least 1 frame, got 0")
     if options.key_delay and options.every_offset:
         parser.error("--key-delay belongs to a schedule, --every-offset has none")
+    if options.keys_topic is not None and options.keys_from is None:
+        parser.error("--keys-topic belongs to --keys-from")
+    if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
+        parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
     for name in ("video_out", "trace"):
         if options.every_offset and getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
@@ -93,6 +97,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine", "given here they win over --params")
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE|ms_per_s=MS|latency_ms=MS]")
+    recorded = "make the key frames that a live run made, by its frame_info in a bag, on the frames that it answered"
+    group.add_argument("--keys-from", type=Path, metavar="BAG", help=recorded)
+    group.add_argument("--keys-topic", metavar="T", help="topic of --keys-from; found where there is only one called frame_info")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key_frames: aside in --params and no --key-delay)"
     group.add_argument("--key-delay", type=count, metavar="N", help=delay)

@@ -16,11 +16,13 @@ from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
+from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import Report, build_report, summary, write_report
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
+from dff_ros.recording.frame_info import read_frame_info
 from dff_ros.recording.frames import Recording, select
 from dff_ros.recording.opening import open_recording
 
@@ -43,9 +45,11 @@ def replay(options: argparse.Namespace) -> None:
     settings = engine_settings(options)
     schedule = parse_schedule(settings.schedule, settings)
     interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
-    if PROPAGATION in options.without and settings.key_frames == "aside" and interval is None:
+    aside = settings.key_frames == "aside" or options.keys_from is not None
+    if PROPAGATION in options.without and aside and interval is None:
         raise ValueError("--without propagation needs key_frames: blocking: a frame whose key is made aside has no answer of the key's own")
     recording = open_input(options)
+    recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
     model = load_model(settings, without=options.without - {PROPAGATION})
     for note in model.notes:
         print(f"dff_replay: {note}", file=sys.stderr)
@@ -56,11 +60,13 @@ def replay(options: argparse.Namespace) -> None:
         frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
         copy = PROPAGATION in options.without
         if interval is None:
-            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY}
+            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY, "recorded": recorded}
             result = lock_step(frames, model, settings, truth, **how, observers=observers)
         else:
             result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
-    report = build_report(result, schedule=settings.schedule, device=device_name(model))
+    if recorded is not None:
+        print(f"dff_replay: {recorded.outcome()}", file=sys.stderr)
+    report = build_report(result, schedule=settings.schedule if recorded is None else SCHEDULE, device=device_name(model))
     warn_unscored(report, options, truth)
     write_report(options.json, report)
     print(summary(report))
