@@ -167,9 +167,10 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
             renewal = None
             continue
         pair = _pair(table, frame, age, Signals(age, *told[frame, age, 1:]), renewal)
-        if schedule.is_key_frame(pair):
+        decision = schedule.is_key_frame(pair)
+        if decision:
             keys.append(frame)
-            renewal = Renewal(pair.signals, float(table.surprises[frame, age]))
+            renewal = None if decision.hard else Renewal(pair.signals, float(table.surprises[frame, age]))
     return keys
 
 

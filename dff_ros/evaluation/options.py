@@ -47,14 +47,21 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--every-offset", action="store_true", help=offsets)
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
+    measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
     options = parser.parse_args(arguments)
     check_input(parser, options)
     if options.key_delay == 0:
         parser.error("--key-delay should be at least 1 frame, got 0")
     if options.key_delay and options.every_offset:
         parser.error("--key-delay belongs to a schedule, --every-offset has none")
-    if options.every_offset and options.video_out:
-        parser.error("--video-out shows one run, --every-offset makes many")
+    if options.keys_topic is not None and options.keys_from is None:
+        parser.error("--keys-topic belongs to --keys-from")
+    if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
+        parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
+    for name in ("video_out", "trace"):
+        if options.every_offset and getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
     return options
 
 
@@ -90,6 +97,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine", "given here they win over --params")
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE|ms_per_s=MS|latency_ms=MS]")
+    recorded = "make the key frames that a live run made, by its frame_info in a bag, on the frames that it answered"
+    group.add_argument("--keys-from", type=Path, metavar="BAG", help=recorded)
+    group.add_argument("--keys-topic", metavar="T", help="topic of --keys-from; found where there is only one called frame_info")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key_frames: aside in --params and no --key-delay)"
     group.add_argument("--key-delay", type=count, metavar="N", help=delay)

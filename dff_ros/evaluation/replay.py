@@ -21,11 +21,14 @@ from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
+from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import Report, build_report, summary, write_report
 from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
+from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import BoxSource, Truth
 from dff_ros.evaluation.video import OverlayVideo
+from dff_ros.recording.frame_info import read_frame_info
 from dff_ros.recording.frames import Recording, select
 from dff_ros.recording.opening import open_recording
 
@@ -48,9 +51,11 @@ def replay(options: argparse.Namespace) -> None:
     settings = engine_settings(options)
     schedule = parse_schedule(settings.schedule, settings)
     interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
-    if PROPAGATION in options.without and settings.key_frames == "aside" and interval is None:
+    aside = settings.key_frames == "aside" or options.keys_from is not None
+    if PROPAGATION in options.without and aside and interval is None:
         raise ValueError("--without propagation needs key_frames: blocking: a frame whose key is made aside has no answer of the key's own")
     recording = open_input(options)
+    recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
     model = load_model(settings, without=options.without - {PROPAGATION})
     truth = open_truth(options, model.card)
     for note in (*model.notes, *truth.notes):
@@ -61,11 +66,13 @@ def replay(options: argparse.Namespace) -> None:
         frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
         copy = PROPAGATION in options.without
         if interval is None:
-            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY}
+            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY, "recorded": recorded}
             result = lock_step(frames, model, settings, truth, **how, observers=observers)
         else:
             result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
-    report = build_report(result, schedule=settings.schedule, device=device_name(model))
+    if recorded is not None:
+        print(f"dff_replay: {recorded.outcome()}", file=sys.stderr)
+    report = build_report(result, schedule=settings.schedule if recorded is None else SCHEDULE, device=device_name(model))
     warn_unscored(report, options, truth)
     write_report(options.json, report)
     print(summary(report))
@@ -73,7 +80,7 @@ def replay(options: argparse.Namespace) -> None:
 
 def prepare_outputs(options: argparse.Namespace) -> None:
     """Make the folders of the outputs before the work is done, so that it is not done in vain."""
-    for output in filter(None, (options.json, options.video_out)):
+    for output in filter(None, (options.json, options.video_out, options.trace)):
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +128,8 @@ def open_outputs(
     if options.video_out is not None:
         video = OverlayVideo(options.video_out, rate=rate, card=card, score_threshold=settings.score_threshold)
         observers.append(outputs.enter_context(video))
+    if options.trace is not None:
+        observers.append(outputs.enter_context(TraceFile(options.trace)))
     return observers
 
 
