@@ -138,7 +138,7 @@ def _check(card: Card) -> None:
         if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
             raise ValueError(f"{task}_classes should be names, each once, got {list(classes)}")
     if len(card.segmentation_classes) > UNLABELLED:
-        raise ValueError(f"segmentation should have at most {UNLABELLED} classes, whose ids are bytes, got {len(card.segmentation_classes)}")
+        raise ValueError(f"segmentation should have at most {UNLABELLED} classes, a byte's, got {len(card.segmentation_classes)}")
     if card.segmentation_classes and len(card.palette) != len(card.segmentation_classes):
         raise ValueError(f"palette should have {len(card.segmentation_classes)} colours, got {len(card.palette)}")
     for colour in card.palette:
