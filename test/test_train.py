@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from training_data import write_camvid
 
 from dff_ros.core.bundle import Card, build_model, load_bundle, save_bundle
 from dff_ros.core.propagate import FlowFields, propagate
+from dff_ros.core.results import Task
 from dff_train.cli import main
 from dff_train.losses import unlabelled_objects
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
@@ -489,6 +491,37 @@ def test_anchors_are_clustered_from_the_sources_of_a_recipe(tmp_path: Path, data
     assert main(["anchors", "--recipe", str(tmp_path / "recipe.yaml"), "--data", str(data), "--count", "2"]) == 0
     # The pedestrian and the car of each still, 12x36 and 40x25 in pictures of 120x90, which the network sees four times as large.
     assert yaml.safe_load(capsys.readouterr().out) == [[48, 144], [160, 100]]
+
+
+def test_a_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    training = Training(recipe(), tmp_path, CPU)
+    training.save()
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read: .*") as caught:
+            training.resume()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_diverged_ends_instead_of_saving_what_is_no_number(tmp_path: Path) -> None:
+    training = Training(recipe(), tmp_path, CPU)
+    head = training.model.head(Task.SEGMENTATION)
+    with torch.no_grad():
+        head.score.weight.fill_(float("nan"))
+    before = copy.deepcopy(training.averaged.state_dict())
+    with pytest.raises(ValueError, match="stage 'per-frame', step 0: .* no numbers any more; losses: segmentation nan"):
+        training_step(training, batch((0, 0)))
+    assert all(torch.equal(weight, before[name]) for name, weight in training.averaged.state_dict().items())
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(device: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "--recipe", "r.yaml", "--run", "r", "--to", "b", "--device", device])
+    assert caught.value.code == 2
+    assert f"argument --device: should be cpu or cuda, where there is one, got {device}" in capsys.readouterr().err
 
 
 def test_an_empty_recipe_is_refused_by_name(tmp_path: Path) -> None:
