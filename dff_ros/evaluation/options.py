@@ -47,6 +47,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--every-offset", action="store_true", help=offsets)
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
+    measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
     options = parser.parse_args(arguments)
     check_input(parser, options)
     if options.key_delay == 0:
@@ -57,8 +59,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--keys-topic belongs to --keys-from")
     if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
         parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
-    if options.every_offset and options.video_out:
-        parser.error("--video-out shows one run, --every-offset makes many")
+    for name in ("video_out", "trace"):
+        if options.every_offset and getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
     return options
 
 
@@ -70,7 +73,7 @@ def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--drive should be of at least 1 frame, got 0")
     if options.seed is not None and options.drive is None:
         parser.error("--seed belongs to --drive")
-    if options.drive is not None and (options.labels or options.boxes or options.box_masks):
+    if options.drive is not None and (options.labels or options.boxes or options.box_masks or options.coco):
         parser.error("--drive brings its own truth")
     if options.topic is not None and options.bag is None:
         parser.error("--topic belongs to --bag")
@@ -115,8 +118,10 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ground truth", "images belong to frames by stem, else by trailing number")
     group.add_argument("--labels", type=Path, metavar="DIR", help="images of class ids")
     group.add_argument("--ignore", type=ids, default=(), metavar="11,255", help="ids not scored, besides the bundle's and 255")
-    table = "frame,id,left,top,width,height of the source video"
-    group.add_argument("--boxes", type=file_and_class, action="append", default=[], metavar="FILE.csv:CLASS", help=table)
+    table = "frame,id,class,left,top,width,height of the source video; without the column class :CLASS says whose boxes they are"
+    group.add_argument("--boxes", type=file_and_perhaps_class, action="append", default=[], metavar="FILE.csv[:CLASS]", help=table)
+    coco = "boxes of several classes, by their names; images belong to frames by file_name"
+    group.add_argument("--coco", type=Path, metavar="FILE.json", help=coco)
     masks = "objects are the connected components of value 255"
     group.add_argument("--box-masks", type=file_and_class, action="append", default=[], metavar="DIR:CLASS", help=masks)
 
@@ -166,6 +171,11 @@ def file_and_class(text: str) -> tuple[Path, str]:
     if not (path and class_name):
         raise argparse.ArgumentTypeError(f"should be PATH:CLASS, got {text!r}")
     return Path(path), class_name
+
+
+def file_and_perhaps_class(text: str) -> tuple[Path, str | None]:
+    """``PATH`` or ``PATH:CLASS``."""
+    return file_and_class(text) if ":" in text else (Path(text), None)
 
 
 def _converted(kind: type[Any], text: str, expected: str) -> Any:

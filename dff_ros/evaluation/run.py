@@ -61,7 +61,7 @@ class Tally:
 
 
 @dataclass
-class Replay:
+class Replay(Observer):
     """The outcome of a replay."""
 
     run: Tally
