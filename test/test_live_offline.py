@@ -21,7 +21,7 @@ from vision_msgs.msg import Detection2DArray
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.observer import AnsweredFrame
+from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, decisions
 from dff_ros.evaluation.run import lock_step
 from dff_ros.evaluation.truth import Truth
@@ -124,7 +124,7 @@ def robot(peer: Peer, bag: Path, refined_bundle: Path) -> Iterator[Robot]:
         yield Robot(peer, child, list(open_bag(bag)))
 
 
-class Answers:
+class Answers(Observer):
     """Keeps what a replay answered, by stamp."""
 
     def __init__(self) -> None:
