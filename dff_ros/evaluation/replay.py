@@ -16,12 +16,12 @@ from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
-from dff_ros.evaluation.report import Report, build_report, summary, write_report
+from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frames import Recording, select
-from dff_ros.recording.opening import open_recording
+from dff_ros.recording.opening import notes_of, open_recording
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +60,10 @@ def replay(options: argparse.Namespace) -> None:
         else:
             result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
     report = build_report(result, schedule=settings.schedule, device=device_name(model))
+    report["input"] = input_figures(recording)
     warn_unscored(report, options, truth)
+    for note in notes_of(recording):
+        print(f"dff_replay: {note}", file=sys.stderr)
     write_report(options.json, report)
     print(summary(report))
 
