@@ -16,7 +16,8 @@ from dff_train.datasets import open_sources
 from dff_train.distill import Given, Settings, distill
 from dff_train.recipe import read_recipe
 from dff_train.schedule import schedule
-from dff_train.train import Training, fit_new_fusion, train
+from dff_train.train import fit_new_fusion, train
+from dff_train.training import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

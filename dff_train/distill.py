@@ -31,7 +31,8 @@ from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.recipe import Recipe, Stage
 from dff_train.recordings import HELD_OUT, MOST_FRAMES, RUN_LENGTH, decode, split
 from dff_train.samples import Batch, collate
-from dff_train.train import Training, train_on, training_step
+from dff_train.train import train_on, training_step
+from dff_train.training import Training
 
 LOSS_WEIGHTS = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "feature": 10.0, "distil_segmentation": 1.0, "distil_detection": 0.3}
 """With a weight of 0.3 the feature itself came no nearer (0.19 -> 0.19 in 240 steps, here 0.14) while the heads' answers did as here, and

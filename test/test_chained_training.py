@@ -32,7 +32,8 @@ from dff_train.objective import DEFAULT_WEIGHTS, batch_losses, extract, propagat
 from dff_train.recipe import Stage
 from dff_train.samples import Batch, collate
 from dff_train.source_pairs import Truth
-from dff_train.train import Training, stage_dataset, train, training_step
+from dff_train.train import stage_dataset, train, training_step
+from dff_train.training import Training
 
 
 def chaining_card(flow_network: dict[str, object] | None = None, *, branch: bool = False) -> Card:

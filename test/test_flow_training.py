@@ -22,7 +22,8 @@ from dff_train.flow_losses import COARSE_WEIGHTS, ROUNDING, end_point_loss, flow
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
-from dff_train.train import Training, training_step
+from dff_train.train import training_step
+from dff_train.training import Training
 
 RECIPES = Path(__file__).resolve().parents[1] / "dff_train" / "recipes"
 ONLY_FLOW = {**dict.fromkeys(DEFAULT_WEIGHTS, 0.0), "flow": 1.0}

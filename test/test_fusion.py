@@ -22,7 +22,8 @@ from dff_ros.core.results import Task
 from dff_train.cli import main
 from dff_train.fusion import fit_fusion, fit_look
 from dff_train.recipe import Recipe, Stage
-from dff_train.train import Training, fit_new_fusion
+from dff_train.train import fit_new_fusion
+from dff_train.training import Training
 
 TINY_TRUNK = {"width": 8, "blocks": (1, 1, 2), "dilations": (1, 2)}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_card
+from training_data import write_camvid
 
 from dff_ros.core.bundle import BundleError, build_model, load_bundle, save_bundle, with_flow_network
 from dff_ros.core.half_cells import HalfCells
@@ -18,6 +19,9 @@ from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
 from dff_train.fusion import fit_half_cells
+from dff_train.recipe import Recipe, Stage
+from dff_train.train import train
+from dff_train.training import Training
 
 
 def model() -> DeepFeatureFlow:
@@ -98,3 +102,28 @@ def test_what_is_wrong_with_half_cells_is_said(tmp_path: Path) -> None:
     (tmp_path / "b" / "model.yaml").write_text(text)
     with pytest.raises(BundleError, match="half_cells should be true or false, got 2"):
         load_bundle(str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("trains", "pairs", "fitted"),
+    [
+        ((), False, True),
+        (("feature_network",), False, True),
+        (("heads",), False, False),
+        (("feature_network",), True, True),
+        ((), True, False),
+    ],
+)
+def test_half_cells_are_fitted_again_where_the_feature_has_learned_without_them(
+    tmp_path: Path, trains: tuple[str, ...], pairs: bool, fitted: bool
+) -> None:
+    write_camvid(tmp_path / "data")
+    card = tiny_card()
+    card = replace(card, architecture={**card.architecture, "half_cells": True})
+    stage = Stage("only", 1, batch=2, pairs=pairs, trains=trains)
+    training = Training(Recipe(card, {"camvid": 1.0}, (stage,), crop=(64, 96)), tmp_path / "run", torch.device("cpu"))
+    unfitted = training.averaged.half_cells.conv.weight.clone()
+    train(training, tmp_path / "data", workers=0)
+    assert training.finished
+    change = (training.averaged.half_cells.conv.weight - unfitted).abs().max()
+    assert (change > 0.05) == fitted

@@ -23,7 +23,8 @@ from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
 from dff_train.parts import bundle_teacher, frozen_teacher
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
-from dff_train.train import Training, learning_rate_factor, moving_average, train, training_step
+from dff_train.train import learning_rate_factor, train, training_step
+from dff_train.training import Training, moving_average
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

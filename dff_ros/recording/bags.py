@@ -189,6 +189,24 @@ def open_bag(path: str | Path, topic: str | None = None) -> BagRecording:
     return open_bags(path, () if topic is None else (topic,))[0]
 
 
+def messages_of(path: str | Path, topic: str | None, *, kind: str, named: str) -> Iterator[Any]:
+    """The messages of type ``kind`` on ``topic``, in the bag's order.
+
+    Without ``topic``, on the only one of that type whose name ends with ``named``. Raises RecordingError as :func:`open_bag` does.
+    """
+    bag = open_reader(path)
+    of_kind = {name: topic for name, topic in bag.topics.items() if topic.kind == kind}
+    chosen = [name for name in of_kind if (name.split("/")[-1] == named if topic is None else name == topic)]
+    if len(chosen) != 1:
+        wanted = f"a topic of {kind}" if topic else f"given, unless exactly one topic of {kind} is called {named}"
+        present = ", ".join(sorted(of_kind if len(chosen) < 2 else chosen)) or "no topic of that type"
+        raise RecordingError(f"topic should be {wanted}, got {topic!r} for bag {path} with {present}")
+    deserialize = Deserializer([of_kind[chosen[0]]])
+    with _damage_reported(path):
+        for raw in bag.messages(chosen):
+            yield deserialize(raw.data, raw.kind)
+
+
 class BagWriter:
     """Writes a bag: images by one call each, any other message by ``write``. Use as a context manager.
 
