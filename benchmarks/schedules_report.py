@@ -18,7 +18,8 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import RandomSchedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
-from dff_ros.evaluation.agreement import OLDEST, AgreementTable, join_tables, losses_of, miou_of, play
+from dff_ros.evaluation.agreement import AgreementTable, join_tables, losses_of, miou_of, play
+from dff_ros.evaluation.every_age import OLDEST
 from dff_ros.evaluation.gap import Gap, at_rate, fixed_at, fixed_keys, gap_at, mean_interval, oracle_at, worst_part
 from dff_ros.evaluation.oracle import best_keys
 

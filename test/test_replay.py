@@ -100,6 +100,8 @@ def without_times(value: Any) -> Any:
     return {key: without_times(item) for key, item in value.items() if key not in timed} if isinstance(value, dict) else value
 
 
+NO_SEGMENTATION = dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
+NO_DETECTION = dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
 TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in ("all", "key", "propagated")}
 
 
@@ -113,19 +115,21 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "every_offset": False,
         "key_delay": None,
         "key_rate": 1.0,
-        "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
-        "detection": {"map50": None, "map": None, "map50_by_age": None},
+        "segmentation": NO_SEGMENTATION,
+        "detection": NO_DETECTION,
         "detection_delay": dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram")),
         "latency_ms": TIMES,
         "cost_ratio": None,
         "baseline": {
-            "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
-            "detection": {"map50": None, "map": None, "map50_by_age": None},
+            "segmentation": NO_SEGMENTATION,
+            "detection": NO_DETECTION,
             "step_ms": TIMES,
         },
         "loss_by_age": None,
         "agreement": None,
+        "against_per_frame": dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
         "speedup": None,
+        "input": dict.fromkeys(("topic", "damaged_images", "late_images", "lost")),
     }
     assert steps["propagated"] == TIMES["propagated"]
     assert 0 < steps["key"]["p50"] <= steps["key"]["p95"] <= steps["key"]["max"]
@@ -164,12 +168,47 @@ def test_the_schedule_alone_decides_unless_the_nodes_parameters_are_given(
     assert json.loads(output.read_text())["key_rate"] == keys / FRAMES  # the node renews keys older than two seconds
 
 
+def test_boxes_score_the_same_from_a_table_of_classes_and_from_a_coco_file(
+    tmp_path: Path, fitted_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (scene / "boxes.csv").read_text().splitlines()
+    table, coco = tmp_path / "boxes.csv", tmp_path / "boxes.json"
+    others = [f"{row.replace(',1,', ',2,')},{name}" for name in ("tram", "car") for row in rows[1:]]
+    table.write_text("\n".join([f"{rows[0]},class", *(f"{row},person" for row in rows[1:]), *others]))
+    images = [{"id": 1 + index, "file_name": f"in{index + 10:04d}.png"} for index in range(FRAMES)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(("Person", "tram", "car"))]
+    boxes = [(category["id"], 1 + index, [40 + 3 * index, 30, 30, 40]) for index in range(FRAMES) for category in categories]
+    annotations = [
+        {"id": number, "category_id": label, "image_id": image, "bbox": box} for number, (label, image, box) in enumerate(boxes, start=1)
+    ]
+    coco.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    truths = (["--boxes", str(table)], ["--coco", str(coco)], [*("--boxes", f"{table}:person"), *("--boxes", f"{table}:car")])
+    reports = [replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", *truth)["detection"] for truth in truths]
+    assert reports[0] == reports[1] == reports[2]
+    assert reports[0]["boxes"] == {"person": FRAMES, "car": FRAMES, "bicyclist": None}
+    assert capsys.readouterr().err.count("boxes of 'tram' are left out: the model's detection classes are person, car, bicyclist") == 2
+
+
 def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "per-frame", "--baseline", *all_truth(scene))
     assert report["agreement"] == 1.0
     assert report["loss_by_age"] == [0]
     assert report["segmentation"] == report["baseline"]["segmentation"]
     assert report["detection"] == report["baseline"]["detection"]
+    against = report["against_per_frame"]
+    assert (against["miou"], against["agreement_by_age"], set(against["agreement_by_class"].values())) == (1.0, [1.0], {1.0, None})
+
+
+def test_without_truth_per_frame_is_the_truth(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--baseline")
+    assert report["segmentation"]["miou"] is None
+    against = report["against_per_frame"]
+    assert against["agreement"] == report["agreement"] == pytest.approx(np.average(against["agreement_by_age"], weights=(3, 2, 2)))
+    assert (against["agreement_by_age"][0], against["miou_by_age"][0]) == (1.0, 1.0)
+    assert sum(against["pixels"].values()) == FRAMES * HEIGHT * WIDTH
+    offsets = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--every-offset")["against_per_frame"]
+    assert offsets["miou_by_age"][0] == 1.0 > offsets["miou_by_age"][1]
+    assert sum(offsets["pixels"].values()) == (FRAMES - 2) * HEIGHT * WIDTH, "each frame once, not at every age"
 
 
 def test_every_offset_scores_the_same_frames_at_each_age(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
@@ -240,7 +279,7 @@ def test_steps_that_make_a_key_are_timed_as_blocking_ones(is_key: bool) -> None:
         stamp=0, is_key=is_key, reason="interval", key_age_frames=0 if is_key else 5, key_age_ms=0.0, key_ms=50.0, motion_px=None,
         disagreement=None, detections=None, label_map=None, step_ms=70.0, feature_ms=50.0, flow_ms=8.0, refine_ms=4.0, head_ms=8.0,
     )  # fmt: skip
-    tally = Tally(())
+    tally = Tally((), ())
     tally.add(result, FrameTruth(None, ()), age=result.key_age_frames)
     assert (tally.key_ms, tally.propagated_ms) == ([70.0 if is_key else 58.0], [])
 
@@ -314,6 +353,7 @@ def test_a_drive_is_scored_by_its_own_truth(tmp_path: Path, fitted_bundle: Path,
     ("options", "message"),
     [
         (["--drive", "3", "--boxes", "boxes.csv:person"], "--drive brings its own truth"),
+        (["--drive", "3", "--coco", "boxes.json"], "--drive brings its own truth"),
         (["--drive", "0"], "--drive should be of at least 1 frame, got 0"),
         (["--drive", "some"], "should be a whole number, got 'some'"),
     ],
@@ -377,6 +417,8 @@ def test_a_bag_gives_the_figures_of_its_frames(tmp_path: Path, fitted_bundle: Pa
     from_bag = replayed(tmp_path, fitted_bundle, scene, "--bag", str(bag), *options)
     from_folder = replayed(tmp_path, fitted_bundle, scene, "--rate", "10", *options)
     assert from_bag["key_rate"] == 1 / 2
+    assert from_bag.pop("input") == {"topic": "/camera/image", "damaged_images": 0, "late_images": 0, "lost": None}
+    assert from_folder.pop("input")["topic"] is None
     assert without_times(from_bag) == without_times(from_folder)
 
 
@@ -442,7 +484,9 @@ def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, ca
         (["--labels", "no_such_folder"], "no_such_folder is not a folder"),
         (["--labels", "{scene}/frames"], "in0010.png should hold one channel of 8-bit ids, got 96x128x3 uint8"),
         (["--boxes", "{scene}/boxes.csv:horse"], "the model's detection classes are person, car, bicyclist"),
-        (["--boxes", "{scene}/boxes.csv"], "should be PATH:CLASS"),
+        (["--boxes", "{scene}/boxes.csv"], "boxes.csv lacks the column class: name the class of its boxes as"),
+        (["--boxes", "{scene}/boxes.csv:"], "should be PATH:CLASS"),
+        (["--coco", "{scene}/boxes.csv"], "boxes.csv is not JSON"),
         (["--range", "5:2"], "should be A:B with 0 <= A <= B, got '5:2'"),
         (["--without", "wheels"], "parts are chain, flow, propagation, refine, scale, got 'wheels'"),
         (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),

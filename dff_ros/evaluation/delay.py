@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.metrics import Curve, overlap
+from dff_ros.evaluation.average_precision import overlap
+from dff_ros.evaluation.metrics import Curve
 from dff_ros.evaluation.truth import ClassBoxes
 
 MATCH_IOU = 0.5

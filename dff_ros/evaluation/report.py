@@ -8,9 +8,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from dff_ros.evaluation.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.delay import DelayFigures
-from dff_ros.evaluation.metrics import Curve, describe, difference, mean_or_none
+from dff_ros.evaluation.metrics import Curve, SegmentationScore, describe, difference, mean_or_none
 from dff_ros.evaluation.run import Replay, Tally
+from dff_ros.recording.frames import Recording
+from dff_ros.recording.opening import bag_of
 
 Report = dict[str, Any]
 
@@ -25,8 +29,8 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
         "every_offset": replay.every_offset,
         "key_delay": replay.key_delay,
         "key_rate": None if replay.every_offset else len(run.key_ms) / replay.frames,
-        "segmentation": segmentation_figures(run, average_ages=replay.every_offset),
-        "detection": detection_figures(run, average_ages=replay.every_offset),
+        "segmentation": segmentation_figures(run.segmentation, average_ages=replay.every_offset),
+        "detection": detection_figures(run.detection, average_ages=replay.every_offset),
         "detection_delay": delay_figures(replay.delay),
         "step_ms": times(run),
         "latency_ms": {kind: describe([]) for kind in ("all", "key", "propagated")},  # frames do not arrive by a clock here
@@ -35,38 +39,62 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
     }
 
 
+def input_figures(recording: Recording) -> Report:
+    """What of a bag was read, and what could not be; null for recordings that are no bags."""
+    bag = bag_of(recording)
+    if bag is None:
+        return dict.fromkeys(("topic", "damaged_images", "late_images", "lost"))
+    lost = bag.lost
+    missing = lost and {"reasons": lost.reasons, "messages": lost.messages, "bytes": lost.size, "seconds": lost.seconds}
+    return {"topic": bag.topic, "damaged_images": bag.damaged, "late_images": bag.late, "lost": missing}
+
+
 def comparison(replay: Replay, run: Tally, baseline: Tally | None) -> Report:
     """Beside per-frame on the same frames."""
-    per_frame = baseline or Tally(())
+    per_frame = baseline or Tally((), ())
     speedup = ratio(sum(per_frame.step_ms), sum(run.step_ms)) if baseline and not replay.every_offset else None
     return {
         "baseline": {
-            "segmentation": segmentation_figures(per_frame, average_ages=replay.every_offset),
-            "detection": detection_figures(per_frame, average_ages=replay.every_offset),
+            "segmentation": segmentation_figures(per_frame.segmentation, average_ages=replay.every_offset),
+            "detection": detection_figures(per_frame.detection, average_ages=replay.every_offset),
             "step_ms": times(per_frame),
         },
         "loss_by_age": loss_by_age(run, per_frame),
-        "agreement": replay.agreement.share,
+        "agreement": None if replay.against is None else replay.against.agreement,
+        "against_per_frame": against_figures(replay.against, average_ages=replay.every_offset),
         "speedup": speedup,
     }
 
 
-def segmentation_figures(tally: Tally, *, average_ages: bool) -> Report:
-    """mIoU, IoU by class name, mIoU by age."""
-    score = tally.segmentation
+def against_figures(against: AgainstPerFrame | None, *, average_ages: bool) -> Report:
+    """The run with per-frame in the place of truth."""
+    against = against or AgainstPerFrame((), (), score_threshold=0.0)
+    segmentation = against.segmentation
+    return {
+        **segmentation_figures(segmentation, average_ages=average_ages),
+        "agreement": against.agreement,
+        "agreement_by_age": against.agreement_by_age() or None,
+        "agreement_by_class": segmentation.recall(average_ages=average_ages) if segmentation else None,
+        **detection_figures(against.detection, average_ages=average_ages),
+    }
+
+
+def segmentation_figures(score: SegmentationScore, *, average_ages: bool) -> Report:
+    """mIoU, IoU and true pixels by class name, mIoU by age."""
     if not score:
-        return {"miou": None, "iou": None, "miou_by_age": None}
+        return dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
     by_age, iou = score.by_age(), score.iou(average_ages=average_ages)
-    return {"miou": mean_or_none(by_age if average_ages else iou.values()), "iou": iou, "miou_by_age": by_age}
+    miou = mean_or_none(by_age if average_ages else iou.values())
+    return {"miou": miou, "iou": iou, "pixels": score.pixels(average_ages=average_ages), "miou_by_age": by_age}
 
 
-def detection_figures(tally: Tally, *, average_ages: bool) -> Report:
-    """AP at IoU .5, AP at .5:.95, AP at .5 by age."""
-    score = tally.detection
+def detection_figures(score: DetectionScore, *, average_ages: bool) -> Report:
+    """AP at IoU .5 and .5:.95, AP at .5 and boxes to find by class name, AP at .5 by age."""
     if not score:
-        return {"map50": None, "map": None, "map50_by_age": None}
+        return dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
     precision = score.precision(average_ages=average_ages)
-    return {"map50": precision.map50, "map": precision.map, "map50_by_age": score.by_age()}
+    by_class = {"ap50": score.named(precision.by_class), "boxes": score.boxes(average_ages=average_ages)}
+    return {"map50": precision.map50, "map": precision.map, **by_class, "map50_by_age": score.by_age()}
 
 
 def delay_figures(delay: DelayFigures | None) -> Report:
@@ -119,6 +147,10 @@ def summary(report: Mapping[str, Any]) -> str:
         lines.append(f"new objects  {delay['mean']:+.2f} frames after per-frame, p90 {delay['p90']:+.1f} ({found})")
     if report["agreement"] is not None:
         lines.append(f"agreement    {report['agreement']:.2%} of pixels with per-frame")
+    against = report["against_per_frame"]
+    scores = [f"{name} {against[key]:.3f}" for name, key in (("mIoU", "miou"), ("AP50", "map50")) if against[key] is not None]
+    if scores:
+        lines.append(f"as per-frame {', '.join(scores)} with its answers as the truth")
     if report["speedup"] is not None:
         lines.append(f"speed-up     {report['speedup']:.2f} over per-frame, cost ratio {_number(report['cost_ratio'], 3)}")
     return "\n".join(lines)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from dff_ros.core.bundle import Card
 from dff_ros.core.results import Task
-from dff_ros.engine.key_worker import DelayedKeyWorker
+from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.engine.track import Track
+from dff_ros.evaluation.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
-from dff_ros.evaluation.metrics import Agreement, DetectionScore, SegmentationScore
+from dff_ros.evaluation.metrics import SegmentationScore
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
+from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, as_recorded
 from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
 
@@ -30,9 +34,9 @@ core of two while frames come at 15 Hz.
 class Tally:
     """What one way of running has gathered: scores by age, and the times of its steps."""
 
-    def __init__(self, segmentation_classes: tuple[str, ...]) -> None:
+    def __init__(self, segmentation_classes: tuple[str, ...], detection_classes: tuple[str, ...]) -> None:
         self.segmentation = SegmentationScore(segmentation_classes)
-        self.detection = DetectionScore()
+        self.detection = DetectionScore(detection_classes)
         self.key_ms: list[float] = []
         self.propagated_ms: list[float] = []
 
@@ -57,7 +61,7 @@ class Tally:
 
 
 @dataclass
-class Replay:
+class Replay(Observer):
     """The outcome of a replay."""
 
     run: Tally
@@ -69,7 +73,8 @@ class Replay:
     delay: DelayFigures | None = None
     """Of new objects, where every offset ran and the truth tells objects apart."""
     frames: int = 0
-    agreement: Agreement = field(default_factory=Agreement)
+    against: AgainstPerFrame | None = None
+    """The run held against per-frame, where that ran."""
 
     def add(self, answered: AnsweredFrame) -> None:
         """Take what the run and, where it ran, per-frame say about one frame."""
@@ -79,8 +84,16 @@ class Replay:
         if self.baseline is None or per_frame is None:
             return
         self.baseline.add(per_frame, truth, age=age)
-        if result.label_map is not None and per_frame.label_map is not None:
-            self.agreement.add(result.label_map.labels, per_frame.label_map.labels)
+        if self.against is not None:
+            self.against.add(result, per_frame, age=age)
+
+
+def new_replay(card: Card, settings: EngineSettings, *, baseline: bool, every_offset: bool = False) -> Replay:
+    """A replay that has taken no frame yet; with ``baseline`` it compares with per-frame."""
+    classes = card.segmentation_classes, card.detection_classes
+    replay = Replay(Tally(*classes), Tally(*classes) if baseline else None, every_offset)
+    replay.against = AgainstPerFrame(*classes, score_threshold=settings.score_threshold) if baseline else None
+    return replay
 
 
 def lock_step(
@@ -92,21 +105,26 @@ def lock_step(
     baseline: bool,
     copy_outputs: bool = False,
     key_delay: int = KEY_DELAY,
+    recorded: RecordedKeys | None = None,
     observers: Sequence[Observer] = (),
 ) -> Replay:
     """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
 
     The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
     ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat. Where the settings have key frames
-    made aside, each is ready ``key_delay`` frames after its own. ``observers`` are told of every frame in order.
+    made aside, each is ready ``key_delay`` frames after its own. With ``recorded`` a live run's decisions are made again in place of the
+    schedule's, and what it dropped is dropped. ``observers`` are told of every frame in order.
     """
-    classes = model.card.segmentation_classes
-    stream = FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
+    stream = open_stream(model, settings, key_delay, recorded)
     per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
-    replay = Replay(Tally(classes), Tally(classes) if baseline else None, every_offset=False)
-    replay.key_delay = key_delay if stream.makes_keys_aside else None
+    replay = new_replay(model.card, settings, baseline=baseline)
+    replay.key_delay = key_delay if stream.makes_keys_aside and recorded is None else None
     key_answer: FrameResult | None = None
     for item in warmed_up(frames, model, settings):
+        if recorded is not None and not recorded.turn_to(item.stamp):
+            for observer in (replay, *observers):
+                observer.dropped(item)
+            continue
         reference = None
         if baseline and replay.frames % 2:
             reference = per_frame.step(item.frame, item.stamp)
@@ -122,6 +140,14 @@ def lock_step(
         for observer in (replay, *observers):
             observer.add(answered)
     return replay
+
+
+def open_stream(model: LoadedModel, settings: EngineSettings, key_delay: int, recorded: RecordedKeys | None) -> FeatureFlowStream:
+    """The stream of a replay, which has no clock: keys aside are ready ``key_delay`` frames after their own, or as ``recorded``."""
+    if recorded is None:
+        return FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
+    worker = RecordedKeyWorker(model, recorded, ThreadShares.of(settings))
+    return FeatureFlowStream(model, as_recorded(settings), key_worker=worker, schedule=recorded)
 
 
 def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:
@@ -158,9 +184,8 @@ def every_offset(
     Each frame's feature is computed once, and answers for per-frame at age 0. The last ``interval`` keys are held. Together the
     offsets are all phases of the schedule, so the delay of new objects is followed through the same answers.
     """
-    classes = model.card.segmentation_classes
     stream = FeatureFlowStream(model, settings)
-    replay = Replay(Tally(classes), Tally(classes), every_offset=True)
+    replay = new_replay(model.card, settings, baseline=True, every_offset=True)
     followed = truth.identified and settings.detection and Task.DETECTION in model.networks.tasks
     delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if followed else None
     keys: deque[AnsweredKey] = deque(maxlen=interval)
