@@ -2,9 +2,9 @@
 
     python benchmarks/schedules.py --data $DATA [--model street] [--only warp]
 
-For every recording the agreement of propagated answers with per-frame's is computed once, at every age up to 50 (16 with the branch), and kept in
-runs/schedules with what a schedule sees (see ``schedules_tables``); all schedules and the oracle are then run on these tables in
-seconds. The estimator is fitted by ``dff_train schedule`` on recordings that are not among those. Tables and plots go into
+For every recording the agreement of propagated answers with per-frame's is computed once, at every age up to 50 (16 with the
+branch), and kept in runs/schedules with what a schedule sees (see ``schedules_tables``); all schedules and the oracle are then run on
+these tables. The estimator is fitted by ``dff_train schedule`` on recordings that are not among those. Tables and plots go into
 docs/schedules.md, between its marks.
 """
 

@@ -51,6 +51,12 @@ class AgreementTable:
         known = {name: value for name, value in vars(self).items() if value is not None}
         np.savez_compressed(path, **known)
 
+    def up_to(self, oldest: int) -> AgreementTable:
+        """The same with keys of no greater age."""
+        confusions = None if self.confusions is None else self.confusions[:, : oldest + 1]
+        tables = (table[:, : oldest + 1] for table in (self.losses, self.signals, self.surprises))
+        return AgreementTable(*tables, self.stamps, self.firsts, confusions)
+
     def part(self, number: int) -> AgreementTable:
         """One of the recordings."""
         first, after = [*self.firsts, len(self)][number : number + 2]
