@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accuracy_report import merge_into
-from schedules_report import TITLES, Study, curves, report
+from schedules_contenders import Study, curves
+from schedules_report import TITLES, report
 from schedules_tables import LEARNED_FROM, LEARNING, MEASURED, OLDEST, ROOT, code_digest, digest, measured
 
 from dff_ros.core.bundle import find_bundle, read_card

@@ -65,10 +65,13 @@ FLOORS = {
 
 
 def doubt(head: SegmentationHead, feature: Tensor) -> Tensor:
-    """How unsure the classes of a ``feature`` (1, C, h, w) are: 1 - the share of the likeliest, the mean over each cell, (1, 1, h, w)."""
+    """How unsure the classes of a ``feature`` (1, C, h, w) are, (1, 1, h, w): 1 - the lead of the likeliest, as a share, over the next.
+
+    The mean over each cell.
+    """
     scores = head(feature)
-    shares = torch.exp(scores.amax(dim=1, keepdim=True) - scores.logsumexp(dim=1, keepdim=True))
-    return F.avg_pool2d(1.0 - shares, scores.shape[2] // feature.shape[2])
+    best, next_best = scores.softmax(dim=1).topk(2, dim=1).values.split(1, dim=1)
+    return F.avg_pool2d(1.0 - (best - next_best), scores.shape[2] // feature.shape[2])
 
 
 def measure_signals(current_cells: Tensor, key_cells: Tensor, key_doubt: Tensor, flow: Tensor, *, age: int) -> Signals:
