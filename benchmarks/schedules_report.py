@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from accuracy_report import table
+from schedules_budget import budget_table, held_table
 from schedules_contenders import Make, Study, contenders, mean_score, perfect_keys, placements, random_loss
 
-from dff_ros.engine.adaptive import AdaptiveSchedule
-from dff_ros.engine.budget import Budget, Measure, SetPoint
-from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.agreement import join_tables, losses_of, play
-from dff_ros.evaluation.every_age import OLDEST
+from dff_ros.evaluation.agreement import losses_of
 from dff_ros.evaluation.gap import Gap, fixed_at, gap_at, mean_interval, oracle_at, worst_part
 
 RATES = (0.10, 0.15, 0.20, 0.30)
@@ -21,9 +18,6 @@ RATES = (0.10, 0.15, 0.20, 0.30)
 
 SCORED = (0.05, 0.10, 0.15, 0.20, 0.30)
 """Key rates of the table of mIoU and AP."""
-
-WINDOW = 20
-"""Key frames over which a rate that was to be held is counted."""
 
 TITLES = {"warp": "pure warp", "branch": "with the branch on the current frame"}
 
@@ -121,25 +115,6 @@ def spread_of(keys: Sequence[int]) -> float:
     return float(intervals.std() / intervals.mean())
 
 
-def held_table(study: Study) -> list[str]:
-    """The set-point ``rate`` on all recordings together, played twice: the second time is counted."""
-    lines = []
-    for rate in RATES:
-        budget = Budget(SetPoint(Measure.KEY_RATE, rate), price=EngineSettings().adaptive_price)
-        schedule = AdaptiveSchedule(study.learned, reason="", price=1.0, min_age=1, max_age=OLDEST + 1, budget=budget)
-        twice = join_tables([study.joined, study.joined])
-        keys = np.array(play(twice, schedule))
-        second = keys[keys >= len(study.joined)] - len(study.joined)
-        windows = [WINDOW / (second[index + WINDOW] - second[index]) for index in range(len(second) - WINDOW)]
-        off = [window / rate - 1 for window in windows]
-        gap = fixed_at(study.joined, len(second) / len(study.joined))[1].mean()
-        best = oracle_at(study.joined, len(second)).mean()
-        closed = (gap - losses_of(study.joined, second.tolist()).mean()) / (gap - best)
-        line = [f"{rate:.0%}", percent(len(second) / len(study.joined), 1), f"{min(off):+.0%} .. {max(off):+.0%}", percent(float(closed))]
-        lines.append(line)
-    return table(["set-point", "key rate, %", f"over any {WINDOW} keys", "share of the gap closed, %"], lines)
-
-
 def report(study: Study, bundle: Path, plot: str) -> list[str]:
     """All tables of one way of propagating, in markdown."""
     ways = contenders(study.learned)
@@ -168,7 +143,9 @@ def report(study: Study, bundle: Path, plot: str) -> list[str]:
         "",
         f"Intervals between keys vary by {spreads} of their mean (fixed 0, random about 1).",
         "",
-        *held_table(study),
+        *held_table(study, RATES),
+        "",
+        *budget_table(study, "highway", "pets"),
         "",
         f"Estimator: {weights}, bias {study.learned.bias:+.2f}; it tells {study.explained:.0%} of what varies within a recording held out.",
         *([] if not plot else ["", f"![agreement over key rate, {title}]({plot})"]),
