@@ -45,6 +45,12 @@ class AgreementTable:
     def __len__(self) -> int:
         return len(self.losses)
 
+    @property
+    def oldest(self) -> int:
+        """The age up to which the table reaches."""
+        ages: int = self.losses.shape[1]
+        return ages - 1
+
     def save(self, path: Path) -> None:
         """Write the table as .npz."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +159,6 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
     renewal: Renewal | None = None
     ages = table.losses.shape[1]
     beginnings = set(table.firsts.tolist())
-    told = table.signals.astype(float)
     for frame in range(len(table)):
         if frame in beginnings:
             if frame:
@@ -166,25 +171,42 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
             keys.append(frame)
             renewal = None
             continue
-        pair = _pair(table, frame, age, Signals(age, *told[frame, age, 1:]), renewal)
+        interval = int(table.stamps[frame] - table.stamps[frame - 1])
+        pair = pair_on(table, frame, age, age=age, renewal=renewal, interval_ns=interval)
         if schedule.is_key_frame(pair):
             keys.append(frame)
             renewal = Renewal(pair.signals, float(table.surprises[frame, age]))
     return keys
 
 
-def _pair(table: AgreementTable, frame: int, age: int, signals: Signals, renewal: Renewal | None) -> FramePair:
+def pair_on(
+    table: AgreementTable,
+    frame: int,
+    distance: int,
+    *,
+    age: int,
+    renewal: Renewal | None,
+    interval_ns: int | None = None,
+    spent_ms: float | None = None,
+) -> FramePair:
+    """What a schedule is shown of a frame whose key lies ``distance`` frames of the recording before it, of which ``age`` were processed.
+
+    Signals are those of the oldest age where the table ends before.
+    """
+
     def no_fields() -> None:
         """The table holds signals alone; a schedule must not need more."""
 
+    told = table.signals[frame, min(distance, table.oldest), 1:].astype(float)
     return FramePair(
         age=age,
-        age_ns=int(table.stamps[frame] - table.stamps[frame - age]),
+        age_ns=int(table.stamps[frame] - table.stamps[frame - distance]),
         pixels_per_cell=1.0,
         compute_fields=no_fields,  # type: ignore[arg-type]
-        compute_signals=lambda fields: signals,
+        compute_signals=lambda fields: Signals(age, *told),
         renewal=renewal,
-        interval_ns=int(table.stamps[frame] - table.stamps[frame - 1]),
+        interval_ns=interval_ns,
+        spent_ms=spent_ms,
     )
 
 

@@ -117,6 +117,12 @@ def average_precision(frames: Sequence[ScoredFrame]) -> AveragePrecision:
 
     Ignored boxes are COCO crowds: detections that lie in them neither count nor punish.
     """
+    evaluation = match_boxes(frames)
+    return AveragePrecision(None, None) if evaluation is None else sum_up(evaluation)
+
+
+def match_boxes(frames: Sequence[ScoredFrame], *, thresholds: Sequence[float] = ()) -> COCOeval | None:
+    """Detections held against the truth, frame by frame (images 1, 2, ...), at IoU .5:.95 or ``thresholds``; None where no box counts."""
     true, found = [], []
     for image, frame in enumerate(frames, start=1):
         for label, known in frame.truth.items():
@@ -124,17 +130,28 @@ def average_precision(frames: Sequence[ScoredFrame]) -> AveragePrecision:
         answers = zip(frame.detections.boxes, frame.detections.scores, frame.detections.labels, strict=True)
         found += [_annotation(image, int(label), box, score=float(score)) for box, score, label in answers]
     if all(annotation["iscrowd"] for annotation in true):
-        return AveragePrecision(None, None)
+        return None
     classes = sorted({label for frame in frames for label in frame.truth})
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_coco(true, len(frames), classes), _coco(found, len(frames), classes), "bbox")
         evaluation.params.maxDets = [MOST_DETECTIONS]
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        if thresholds:
+            evaluation.params.iouThrs = np.array(thresholds)
         evaluation.evaluate()
+    return evaluation
+
+
+def sum_up(evaluation: COCOeval) -> AveragePrecision:
+    """AP over all images of an evaluation; None where none of them has a box that counts."""
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0, 0]  # IoU thresholds x recalls x classes
     present = (precision > -1).all(axis=(0, 1))
-    by_class = dict(zip(np.array(classes)[present].tolist(), precision[0, :, present].mean(axis=1).tolist(), strict=True))
+    if not present.any():
+        return AveragePrecision(None, None)
+    classes = np.array(evaluation.params.catIds)[present].tolist()
+    by_class = dict(zip(classes, precision[0, :, present].mean(axis=1).tolist(), strict=True))
     return AveragePrecision(float(precision[0, :, present].mean()), float(precision[:, :, present].mean()), by_class)
 
 
