@@ -86,8 +86,7 @@ class TableRows:
 
     def __init__(self, oldest: int) -> None:
         self._oldest = oldest
-        self._rows: list[tuple[Sequence[float], Sequence[Told], Sequence[NDArray[np.int64]]]] = []
-        self._stamps: list[int] = []
+        self._rows: list[tuple[int, Sequence[float], Sequence[Told], Sequence[NDArray[np.int64]]]] = []
         self._firsts: list[int] = []
 
     def __len__(self) -> int:
@@ -99,8 +98,7 @@ class TableRows:
 
     def add(self, stamp: int, told: Sequence[Told], losses: Sequence[float], confusions: Sequence[NDArray[np.int64]]) -> None:
         """One frame, everything by age; no confusions where there is no truth."""
-        self._rows.append((losses, told, confusions))
-        self._stamps.append(stamp)
+        self._rows.append((stamp, losses, told, confusions))
 
     def table(self) -> AgreementTable:
         """Of all frames so far."""
@@ -108,9 +106,9 @@ class TableRows:
         losses = np.full((frames, ages), np.nan, np.float32)
         signals = np.full((frames, ages, len(SIGNALS)), np.nan, np.float32)
         surprises = np.full((frames, ages), np.nan, np.float32)
-        labelled = bool(self._rows) and all(confused for _, _, confused in self._rows)
-        confusions = np.zeros((frames, ages, *self._rows[0][2][0].shape), np.int64) if labelled else None
-        for index, (lost, told, confused) in enumerate(self._rows):
+        labelled = bool(self._rows) and all(confused for _, _, _, confused in self._rows)
+        confusions = np.zeros((frames, ages, *self._rows[0][3][0].shape), np.int64) if labelled else None
+        for index, (_, lost, told, confused) in enumerate(self._rows):
             losses[index, : len(lost)] = lost
             surprises[index, : len(told)] = [each.surprise for each in told]
             for age, each in enumerate(told):
@@ -118,8 +116,8 @@ class TableRows:
                     signals[index, age] = astuple(each.signals)
             if confusions is not None:
                 confusions[index, : len(confused)] = confused
-        firsts = np.array(self._firsts or [0], np.int64)
-        return AgreementTable(losses, signals, surprises, np.array(self._stamps, np.int64), firsts, confusions)
+        stamps = np.array([stamp for stamp, _, _, _ in self._rows], np.int64)
+        return AgreementTable(losses, signals, surprises, stamps, np.array(self._firsts or [0], np.int64), confusions)
 
 
 @torch.inference_mode()
