@@ -20,7 +20,7 @@ from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
 from dff_ros.core.signals import Signals, measure_signals, surprise
 from dff_ros.engine.aside import KeyFrameAside
-from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
+from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
@@ -81,18 +81,21 @@ class Current:
 class FeatureFlowStream:
     """One video. ``step`` takes its frames in order; ``reset`` forgets the key frame; ``close`` leaves no thread behind.
 
-    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them.
+    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them. ``schedule`` decides in
+    place of the one that the settings name.
     """
 
-    def __init__(self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None) -> None:
+    def __init__(
+        self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None, schedule: Schedule | None = None
+    ) -> None:
         self._model = model
         self._settings = settings
-        self._schedule = parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._schedule = schedule or parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
         self._renewal: Renewal | None = None
         self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
         self._track: Track | None = None
-        shares = ThreadShares.split(settings.threads or torch.get_num_threads(), settings.key_threads)
+        shares = ThreadShares.of(settings)
         self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, shares), shares)
         self._queue = _urgent_queue(model.device)
         self._last_stamp = 0
@@ -159,7 +162,7 @@ class FeatureFlowStream:
         """A track from ``frame`` on and the answer of its own feature, for evaluations that choose their keys; the stream keeps its own."""
         check_frame(frame)
         with self._on_queue():
-            return self._key_step(self._current(frame, stamp, ALL_TASKS, StepTimes()), None, "chosen")
+            return self._key_step(self._current(frame, stamp, ALL_TASKS, StepTimes()), None, Decision(True, "chosen"))
 
     @torch.inference_mode()
     def follow(self, track: Track, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
@@ -182,14 +185,14 @@ class FeatureFlowStream:
 
     def _process(self, current: Current, turn_rate: float | None) -> FrameResult:
         if self._track is None:
-            self._track, result = self._key_step(current, None, self._reset_reason)
+            self._track, result = self._key_step(current, None, Decision(True, self._reset_reason))
             return result
         step = self._track.way.step_to(current.prepared)
         pair = self._pair(current, self._track, step, turn_rate)
         decision = self._decide(pair)  # asked while a key is in flight too: it sums up what every frame loses, and a cut cannot wait
         if decision.hard or (decision and not self.makes_keys_aside and not self._aside.in_flight):
             self._aside.cancel()
-            self._track, result = self._key_step(current, pair, decision.reason)
+            self._track, result = self._key_step(current, pair, decision)
             return result
         reason = "" if self._aside.in_flight else decision.reason
         try:
@@ -206,14 +209,15 @@ class FeatureFlowStream:
             self._aside.cancel()  # its way and the track's have parted
             raise
 
-    def _key_step(self, current: Current, pair: FramePair | None, reason: str) -> tuple[Track, FrameResult]:
+    def _key_step(self, current: Current, pair: FramePair | None, decision: Decision) -> tuple[Track, FrameResult]:
         times = current.times
         with times.measure("feature", self._model.device):
             feature = self._model.extract(current.prepared.image)
         key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, times.parts["feature"])
         if pair is not None and self._track is not None:
-            self._renewal, self._asked = self._renewed(self._track.key, key, pair), None
-        result = self._answer(feature, current, key, pair, age=0, reason=reason)
+            self._asked = None  # after a cut the old key's scene is gone: what it lost tells nothing of this one
+            self._renewal = None if decision.hard else self._renewed(self._track.key, key, pair)
+        result = self._answer(feature, current, key, pair, age=0, reason=decision.reason)
         return Track(key, Way(self._model, current.prepared)), result
 
     def _propagated_step(self, current: Current, track: Track, step: Step, pair: FramePair, reason: str) -> FrameResult:

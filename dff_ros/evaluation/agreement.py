@@ -171,9 +171,10 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
             continue
         interval = int(table.stamps[frame] - table.stamps[frame - 1])
         pair = pair_on(table, frame, age, age=age, renewal=renewal, interval_ns=interval)
-        if schedule.is_key_frame(pair):
+        decision = schedule.is_key_frame(pair)
+        if decision:
             keys.append(frame)
-            renewal = Renewal(pair.signals, float(table.surprises[frame, age]))
+            renewal = None if decision.hard else Renewal(pair.signals, float(table.surprises[frame, age]))
     return keys
 
 

@@ -47,14 +47,21 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--every-offset", action="store_true", help=offsets)
     measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
+    measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
     options = parser.parse_args(arguments)
     check_input(parser, options)
     if options.key_delay == 0:
         parser.error("--key-delay should be at least 1 frame, got 0")
     if options.key_delay and options.every_offset:
         parser.error("--key-delay belongs to a schedule, --every-offset has none")
-    if options.every_offset and options.video_out:
-        parser.error("--video-out shows one run, --every-offset makes many")
+    if options.keys_topic is not None and options.keys_from is None:
+        parser.error("--keys-topic belongs to --keys-from")
+    if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
+        parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
+    for name in ("video_out", "trace"):
+        if options.every_offset and getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
     return options
 
 
@@ -66,7 +73,7 @@ def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--drive should be of at least 1 frame, got 0")
     if options.seed is not None and options.drive is None:
         parser.error("--seed belongs to --drive")
-    if options.drive is not None and (options.labels or options.boxes or options.box_masks):
+    if options.drive is not None and (options.labels or options.boxes or options.box_masks or options.coco):
         parser.error("--drive brings its own truth")
     if options.topic is not None and options.bag is None:
         parser.error("--topic belongs to --bag")
@@ -90,6 +97,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine", "given here they win over --params")
     group.add_argument("--model", help="bundle: a name under models/ or the path of a folder")
     group.add_argument("--schedule", help="per-frame, fixed:N, fixed:Nms, random:RATE, adaptive[:rate=RATE|ms_per_s=MS|latency_ms=MS]")
+    recorded = "make the key frames that a live run made, by its frame_info in a bag, on the frames that it answered"
+    group.add_argument("--keys-from", type=Path, metavar="BAG", help=recorded)
+    group.add_argument("--keys-topic", metavar="T", help="topic of --keys-from; found where there is only one called frame_info")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
     delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key_frames: aside in --params and no --key-delay)"
     group.add_argument("--key-delay", type=count, metavar="N", help=delay)
@@ -108,8 +118,10 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ground truth", "images belong to frames by stem, else by trailing number")
     group.add_argument("--labels", type=Path, metavar="DIR", help="images of class ids")
     group.add_argument("--ignore", type=ids, default=(), metavar="11,255", help="ids not scored, besides the bundle's and 255")
-    table = "frame,id,left,top,width,height of the source video"
-    group.add_argument("--boxes", type=file_and_class, action="append", default=[], metavar="FILE.csv:CLASS", help=table)
+    table = "frame,id,class,left,top,width,height of the source video; without the column class :CLASS says whose boxes they are"
+    group.add_argument("--boxes", type=file_and_perhaps_class, action="append", default=[], metavar="FILE.csv[:CLASS]", help=table)
+    coco = "boxes of several classes, by their names; images belong to frames by file_name"
+    group.add_argument("--coco", type=Path, metavar="FILE.json", help=coco)
     masks = "objects are the connected components of value 255"
     group.add_argument("--box-masks", type=file_and_class, action="append", default=[], metavar="DIR:CLASS", help=masks)
 
@@ -159,6 +171,11 @@ def file_and_class(text: str) -> tuple[Path, str]:
     if not (path and class_name):
         raise argparse.ArgumentTypeError(f"should be PATH:CLASS, got {text!r}")
     return Path(path), class_name
+
+
+def file_and_perhaps_class(text: str) -> tuple[Path, str | None]:
+    """``PATH`` or ``PATH:CLASS``."""
+    return file_and_class(text) if ":" in text else (Path(text), None)
 
 
 def _converted(kind: type[Any], text: str, expected: str) -> Any:

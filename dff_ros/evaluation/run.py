@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dff_ros.core.bundle import Card
 from dff_ros.core.results import Task
-from dff_ros.engine.key_worker import DelayedKeyWorker
+from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
@@ -19,6 +19,7 @@ from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
 from dff_ros.evaluation.metrics import SegmentationScore
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
+from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, as_recorded
 from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
 
@@ -60,7 +61,7 @@ class Tally:
 
 
 @dataclass
-class Replay:
+class Replay(Observer):
     """The outcome of a replay."""
 
     run: Tally
@@ -104,20 +105,24 @@ def lock_step(
     baseline: bool,
     copy_outputs: bool = False,
     key_delay: int = KEY_DELAY,
+    recorded: RecordedKeys | None = None,
     observers: Sequence[Observer] = (),
 ) -> Replay:
     """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
 
     The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
     ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat. Where the settings have key frames
-    made aside, each is ready ``key_delay`` frames after its own. ``observers`` are told of every frame in order.
+    made aside, each is ready ``key_delay`` frames after its own. With ``recorded`` a live run's decisions are made again in place of the
+    schedule's, and the frames that it dropped are left out. ``observers`` are told of every frame in order.
     """
-    stream = FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
+    stream = open_stream(model, settings, key_delay, recorded)
     per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
     replay = new_replay(model.card, settings, baseline=baseline)
-    replay.key_delay = key_delay if stream.makes_keys_aside else None
+    replay.key_delay = key_delay if stream.makes_keys_aside and recorded is None else None
     key_answer: FrameResult | None = None
     for item in warmed_up(frames, model, settings):
+        if recorded is not None and not recorded.turn_to(item.stamp):
+            continue
         reference = None
         if baseline and replay.frames % 2:
             reference = per_frame.step(item.frame, item.stamp)
@@ -133,6 +138,14 @@ def lock_step(
         for observer in (replay, *observers):
             observer.add(answered)
     return replay
+
+
+def open_stream(model: LoadedModel, settings: EngineSettings, key_delay: int, recorded: RecordedKeys | None) -> FeatureFlowStream:
+    """The stream of a replay, which has no clock: keys aside are ready ``key_delay`` frames after their own, or as ``recorded``."""
+    if recorded is None:
+        return FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
+    worker = RecordedKeyWorker(model, recorded, ThreadShares.of(settings))
+    return FeatureFlowStream(model, as_recorded(settings), key_worker=worker, schedule=recorded)
 
 
 def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:

@@ -7,13 +7,13 @@ from types import TracebackType
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.observer import AnsweredFrame
+from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.overlay import draw_results
 from dff_ros.recording.frames import DEFAULT_RATE, Frame
 from dff_ros.recording.pictures import VideoFile
 
 
-class OverlayVideo:
+class OverlayVideo(Observer):
     """An MP4 file, written as a context manager. Frames of another size than the first are resized.
 
     Without a ``rate`` it is that of the first two frames' stamps.

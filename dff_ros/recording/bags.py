@@ -111,6 +111,24 @@ def open_bag(path: str | Path, topic: str | None = None) -> BagRecording:
         return BagRecording(Path(path), topic)
 
 
+def messages_of(path: str | Path, topic: str | None, *, kind: str, named: str) -> Iterator[Any]:
+    """The messages of type ``kind`` on ``topic``, in the bag's order.
+
+    Without ``topic``, on the only one of that type whose name ends with ``named``. Raises RecordingError as :func:`open_bag` does.
+    """
+    if not Path(path).exists():
+        raise RecordingError(f"bag should be a folder or file that exists, got {path}")
+    with _damage_reported(path), AnyReader([Path(path)], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        of_kind = {item.topic for item in reader.connections if item.msgtype == kind}
+        chosen = {item for item in of_kind if (item.split("/")[-1] == named if topic is None else item == topic)}
+        if len(chosen) != 1:
+            wanted = f"a topic of {kind}" if topic else f"given, unless exactly one topic of {kind} is called {named}"
+            present = ", ".join(sorted(of_kind if len(chosen) < 2 else chosen)) or "no topic of that type"
+            raise RecordingError(f"topic should be {wanted}, got {topic!r} for bag {path} with {present}")
+        for connection, _, data in reader.messages([item for item in reader.connections if item.topic in chosen]):
+            yield reader.deserialize(data, connection.msgtype)
+
+
 class BagWriter:
     """Writes a bag: images by one call each, any other message by ``write``. Use as a context manager.
 
