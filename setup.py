@@ -70,6 +70,7 @@ setup(
             "dff_demo = dff_ros.node.demo:main",
             "dff_replay = dff_ros.evaluation.dff_replay:main",
             "dff_train = dff_train.cli:main",
+            "dff_tune = dff_ros.tuning.dff_tune:main",
         ],
     },
     zip_safe=False,

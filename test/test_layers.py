@@ -27,6 +27,10 @@ LAYERS: dict[str, set[str]] = {
         *("dff_ros.engine", "dff_ros.core", "dff_ros.recording", "dff_ros.overlay"),
         *("torch", "numpy", "cv2", "yaml", "pycocotools", "tqdm"),
     },
+    "dff_ros/tuning": {
+        *("dff_ros.evaluation", "dff_ros.engine", "dff_ros.core", "dff_ros.recording"),
+        *("torch", "numpy", "yaml", "tqdm"),
+    },
     "dff_ros/node": {
         *("dff_ros.engine", "dff_ros.core.results", "dff_ros.core.bundle", "dff_ros.recording"),
         *("dff_ros.image_encoding", "dff_ros.overlay", "numpy", "rclpy", "cv_bridge", "tqdm", *MESSAGES),

@@ -50,24 +50,25 @@ def words(tuned: Tuned) -> list[str]:
     chosen = tuned.recommended
     lines = [f"{chosen.candidate.name}: {rule(tuned.goal)}."]
     if not tuned.reached:
-        lines.append(f"NOTHING REACHES THE TARGET: this comes nearest, it misses it by a factor of {tuned.goal.excess(chosen.figures):.2f}.")
+        lines.append(f"NOTHING REACHES THE TARGET: this comes nearest, and misses it {tuned.goal.excess(chosen.figures):.2f} times over.")
     if not tuned.goal.targets and not tuned.goal.keeps_up(chosen.figures):
         lines.append("NOTHING KEEPS UP WITH THE RECORDING: this comes nearest.")
-    lines += promise(chosen, 1e3 / tuned.goal.interval_ms)
+    lines.append(promise(chosen, 1e3 / tuned.goal.interval_ms))
     lines += reasons(chosen, tuned.tried, tuned.goal)
     if tuned.interrupted:
-        lines.append(f"Interrupted: {tuned.looked_at} of {sum(after - first for first, after in tuned.segments)} frames had been looked at.")
+        wanted = sum(after - first for first, after in tuned.segments)
+        lines.append(f"Interrupted: {tuned.looked_at} of {wanted} frames had been looked at.")
     return lines
 
 
-def promise(chosen: Tried, rate: float) -> list[str]:
+def promise(chosen: Tried, rate: float) -> str:
     """The figures of the recommendation."""
     figures = chosen.figures
     how = "run by the clock on this machine" if chosen.verified is not None else "simulated, not yet run"
-    return [
+    return (
         f"Promise ({how}, {figures.frames} frames at {rate:.3g} Hz): loss {points(figures)}; latency p50 {figures.p50_ms:.1f} ms, "
         f"p95 {figures.p95_ms:.1f} ms; {figures.key_rate:.1%} key frames; {figures.dropped} frames dropped."
-    ]
+    )
 
 
 def points(figures: Figures) -> str:

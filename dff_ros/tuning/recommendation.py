@@ -66,9 +66,12 @@ def best(tried: Sequence[Tried], goal: Goal) -> Tried:
 
 
 def front(tried: Sequence[Tried]) -> list[Tried]:
-    """Those that no other beats: none is at least as good in loss, p95 latency and drops and better in one. Fastest first."""
-    kept = [one for one in tried if not any(_beats(other.figures, one.figures) for other in tried)]
-    return sorted(kept, key=lambda one: (one.figures.p95_ms, one.figures.loss))
+    """Those that no other beats: none is at least as good in loss, p95 latency and drops and better in one. Fastest first.
+
+    All by the simulation, so that like is held against like.
+    """
+    kept = [one for one in tried if not any(_beats(other.simulated, one.simulated) for other in tried)]
+    return sorted(kept, key=lambda one: (one.simulated.p95_ms, one.simulated.loss))
 
 
 def _beats(one: Figures, other: Figures) -> bool:
@@ -86,31 +89,30 @@ def rule(goal: Goal) -> str:
 
 
 def reasons(chosen: Tried, tried: Sequence[Tried], goal: Goal) -> list[str]:
-    """Why it beat its neighbours: the next more accurate one, the next faster one, and per-frame."""
+    """Why it beat its neighbours on the front: the next more accurate one, the next faster one, and per-frame."""
+    mine = chosen.simulated
     others = [one for one in front(tried) if one.candidate != chosen.candidate]
-    figures = chosen.figures
-    lines = []
-    nearer = [one for one in others if one.figures.loss < figures.loss - TIE]
-    if nearer:
-        lines.append(_against(max(nearer, key=lambda one: one.figures.loss), figures, goal, "The next more accurate"))
-    faster = [one for one in others if one.figures.p95_ms < figures.p95_ms]
-    if faster:
-        lines.append(_against(max(faster, key=lambda one: one.figures.p95_ms), figures, goal, "The next faster"))
+    nearer = max((one for one in others if one.simulated.loss < mine.loss - TIE), key=lambda one: one.simulated.loss, default=None)
+    faster = max((one for one in others if one.simulated.p95_ms < mine.p95_ms), key=lambda one: one.simulated.p95_ms, default=None)
     reference = next((one for one in tried if one.candidate.schedule == "per-frame"), None)
-    if reference is not None and reference.candidate != chosen.candidate:
-        lines.append(_against(reference, figures, goal, "Per-frame"))
-    return lines
+    neighbours = [("The next more accurate", nearer), ("The next faster", faster)]
+    if reference not in (chosen, nearer, faster):
+        neighbours.append(("The reference", reference))
+    return [_against(other, chosen, goal, title) for title, other in neighbours if other is not None]
 
 
-def _against(other: Tried, mine: Figures, goal: Goal, title: str) -> str:
-    theirs = other.figures
+def _against(other: Tried, chosen: Tried, goal: Goal, title: str) -> str:
+    run = other.verified is not None and chosen.verified is not None
+    theirs, mine = (other.figures, chosen.figures) if run else (other.simulated, chosen.simulated)
     points = 100.0 * (theirs.loss - mine.loss)
     facts = [f"loses {abs(points):.1f} points {'less' if points < 0 else 'more'}"]
-    if theirs.dropped:
-        facts.append(f"drops {theirs.dropped} of {theirs.frames} frames")
     facts.append(f"has p95 latency {theirs.p95_ms:.0f} ms against {mine.p95_ms:.0f}")
-    missed = [f"misses {name}={bound:g}" for name, bound in goal.targets if Goal(goal.interval_ms, ((name, bound),)).excess(theirs) > 1.0]
-    return f"{title} ({other.candidate.name}) {', '.join([*facts, *missed])}."
+    if theirs.dropped or mine.dropped:
+        facts.append(f"drops {theirs.dropped} frames against {mine.dropped}")
+    facts += [f"misses {name}={bound:g}" for name, bound in goal.targets if Goal(goal.interval_ms, ((name, bound),)).excess(theirs) > 1.0]
+    if not goal.targets and not goal.keeps_up(theirs):
+        facts.append("does not keep up")
+    return f"{title}, {other.candidate.name}, {', '.join(facts)} ({'both run' if run else 'both simulated'})."
 
 
 def parse_targets(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -130,7 +130,7 @@ class Simulation:
         decision = self._schedule.is_key_frame(pair)
         wanted = bool(decision) or self._too_old(pair)
         if decision.hard or (wanted and not self._aside):
-            self._renewal = self._renewed(pair, frame, distance)
+            self._renewal = None if decision.hard else self._renewed(pair, frame, distance)
             self._key_frame, self._age, self._ordered = frame, 0, None
             return next(self._key), True
         if self._ordered is not None:
