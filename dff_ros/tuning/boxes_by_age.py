@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dff_ros.evaluation.average_precision import AveragePrecision, ScoredFrame, match_boxes, sum_up
-
-IOU = 0.5
+from dff_ros.evaluation.average_precision import ScoredFrame, match_boxes, sum_up
 
 
 class BoxesByAge:
@@ -20,7 +18,7 @@ class BoxesByAge:
         """``rows`` are by frame and then by age; a frame has as many ages as frames came before it, and none where no truth covers it."""
         self._ages = [len(row) for row in rows]
         self._firsts = np.cumsum([0, *self._ages])
-        self._matched = match_boxes([frame for row in rows for frame in row], thresholds=(IOU,)) if any(self._ages) else None
+        self._matched = match_boxes([frame for row in rows for frame in row], only_half=True) if any(self._ages) else None
 
     def map50(self, frames: NDArray[np.intp], ages: NDArray[np.intp]) -> float | None:
         """AP at IoU .5 of ``frames`` answered at ``ages``, or at the oldest measured; None where there is no box to find."""
@@ -37,5 +35,4 @@ class BoxesByAge:
         part.params.imgIds = [image + 1 for image in chosen]  # COCO's images are counted from 1
         part._paramsEval = part.params
         part.evalImgs = [self._matched.evalImgs[label * images + image] for label in range(classes) for image in chosen]
-        precision: AveragePrecision = sum_up(part)
-        return precision.map50
+        return sum_up(part).map50
