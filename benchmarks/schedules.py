@@ -28,7 +28,7 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.agreement import AgreementTable, join_tables, load_table, measure_table
 from dff_ros.evaluation.every_age import OLDEST
-from dff_ros.evaluation.truth import LabelImages
+from dff_ros.evaluation.image_truth import LabelImages
 from dff_ros.recording.frames import Recording, select
 from dff_ros.recording.opening import open_recording
 

@@ -129,6 +129,7 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "agreement": None,
         "against_per_frame": dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
         "speedup": None,
+        "input": dict.fromkeys(("topic", "damaged_images", "late_images", "lost")),
     }
     assert steps["propagated"] == TIMES["propagated"]
     assert 0 < steps["key"]["p50"] <= steps["key"]["p95"] <= steps["key"]["max"]
@@ -165,6 +166,27 @@ def test_the_schedule_alone_decides_unless_the_nodes_parameters_are_given(
         arguments += ["--params", str(tmp_path / "params.yaml")]
     assert main([*arguments, "--schedule", "fixed:7"]) == 0
     assert json.loads(output.read_text())["key_rate"] == keys / FRAMES  # the node renews keys older than two seconds
+
+
+def test_boxes_score_the_same_from_a_table_of_classes_and_from_a_coco_file(
+    tmp_path: Path, fitted_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (scene / "boxes.csv").read_text().splitlines()
+    table, coco = tmp_path / "boxes.csv", tmp_path / "boxes.json"
+    others = [f"{row.replace(',1,', ',2,')},{name}" for name in ("tram", "car") for row in rows[1:]]
+    table.write_text("\n".join([f"{rows[0]},class", *(f"{row},person" for row in rows[1:]), *others]))
+    images = [{"id": 1 + index, "file_name": f"in{index + 10:04d}.png"} for index in range(FRAMES)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(("Person", "tram", "car"))]
+    boxes = [(category["id"], 1 + index, [40 + 3 * index, 30, 30, 40]) for index in range(FRAMES) for category in categories]
+    annotations = [
+        {"id": number, "category_id": label, "image_id": image, "bbox": box} for number, (label, image, box) in enumerate(boxes, start=1)
+    ]
+    coco.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    truths = (["--boxes", str(table)], ["--coco", str(coco)], [*("--boxes", f"{table}:person"), *("--boxes", f"{table}:car")])
+    reports = [replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", *truth)["detection"] for truth in truths]
+    assert reports[0] == reports[1] == reports[2]
+    assert reports[0]["boxes"] == {"person": FRAMES, "car": FRAMES, "bicyclist": None}
+    assert capsys.readouterr().err.count("boxes of 'tram' are left out: the model's detection classes are person, car, bicyclist") == 2
 
 
 def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
@@ -331,6 +353,7 @@ def test_a_drive_is_scored_by_its_own_truth(tmp_path: Path, fitted_bundle: Path,
     ("options", "message"),
     [
         (["--drive", "3", "--boxes", "boxes.csv:person"], "--drive brings its own truth"),
+        (["--drive", "3", "--coco", "boxes.json"], "--drive brings its own truth"),
         (["--drive", "0"], "--drive should be of at least 1 frame, got 0"),
         (["--drive", "some"], "should be a whole number, got 'some'"),
     ],
@@ -394,6 +417,8 @@ def test_a_bag_gives_the_figures_of_its_frames(tmp_path: Path, fitted_bundle: Pa
     from_bag = replayed(tmp_path, fitted_bundle, scene, "--bag", str(bag), *options)
     from_folder = replayed(tmp_path, fitted_bundle, scene, "--rate", "10", *options)
     assert from_bag["key_rate"] == 1 / 2
+    assert from_bag.pop("input") == {"topic": "/camera/image", "damaged_images": 0, "late_images": 0, "lost": None}
+    assert from_folder.pop("input")["topic"] is None
     assert without_times(from_bag) == without_times(from_folder)
 
 
@@ -459,7 +484,9 @@ def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, ca
         (["--labels", "no_such_folder"], "no_such_folder is not a folder"),
         (["--labels", "{scene}/frames"], "in0010.png should hold one channel of 8-bit ids, got 96x128x3 uint8"),
         (["--boxes", "{scene}/boxes.csv:horse"], "the model's detection classes are person, car, bicyclist"),
-        (["--boxes", "{scene}/boxes.csv"], "should be PATH:CLASS"),
+        (["--boxes", "{scene}/boxes.csv"], "boxes.csv lacks the column class: name the class of its boxes as"),
+        (["--boxes", "{scene}/boxes.csv:"], "should be PATH:CLASS"),
+        (["--coco", "{scene}/boxes.csv"], "boxes.csv is not JSON"),
         (["--range", "5:2"], "should be A:B with 0 <= A <= B, got '5:2'"),
         (["--without", "wheels"], "parts are chain, flow, propagation, refine, scale, got 'wheels'"),
         (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),

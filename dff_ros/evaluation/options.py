@@ -76,7 +76,7 @@ def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--drive should be of at least 1 frame, got 0")
     if options.seed is not None and options.drive is None:
         parser.error("--seed belongs to --drive")
-    if options.drive is not None and (options.labels or options.boxes or options.box_masks):
+    if options.drive is not None and (options.labels or options.boxes or options.box_masks or options.coco):
         parser.error("--drive brings its own truth")
     if options.topic is not None and options.bag is None:
         parser.error("--topic belongs to --bag")
@@ -121,8 +121,10 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ground truth", "images belong to frames by stem, else by trailing number")
     group.add_argument("--labels", type=Path, metavar="DIR", help="images of class ids")
     group.add_argument("--ignore", type=ids, default=(), metavar="11,255", help="ids not scored, besides the bundle's and 255")
-    table = "frame,id,left,top,width,height of the source video"
-    group.add_argument("--boxes", type=file_and_class, action="append", default=[], metavar="FILE.csv:CLASS", help=table)
+    table = "frame,id,class,left,top,width,height of the source video; without the column class :CLASS says whose boxes they are"
+    group.add_argument("--boxes", type=file_and_perhaps_class, action="append", default=[], metavar="FILE.csv[:CLASS]", help=table)
+    coco = "boxes of several classes, by their names; images belong to frames by file_name"
+    group.add_argument("--coco", type=Path, metavar="FILE.json", help=coco)
     masks = "objects are the connected components of value 255"
     group.add_argument("--box-masks", type=file_and_class, action="append", default=[], metavar="DIR:CLASS", help=masks)
 
@@ -172,6 +174,11 @@ def file_and_class(text: str) -> tuple[Path, str]:
     if not (path and class_name):
         raise argparse.ArgumentTypeError(f"should be PATH:CLASS, got {text!r}")
     return Path(path), class_name
+
+
+def file_and_perhaps_class(text: str) -> tuple[Path, str | None]:
+    """``PATH`` or ``PATH:CLASS``."""
+    return file_and_class(text) if ":" in text else (Path(text), None)
 
 
 def _converted(kind: type[Any], text: str, expected: str) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -13,19 +15,23 @@ from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.evaluation.box_table import read_box_table
+from dff_ros.evaluation.coco_truth import read_coco
 from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.html_report import HtmlReport
+from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
-from dff_ros.evaluation.report import Report, build_report, summary, write_report
+from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
+from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.trace import TraceFile
-from dff_ros.evaluation.truth import BoxSource, BoxTable, LabelImages, MaskBoxes, Truth
+from dff_ros.evaluation.truth import BoxSource, Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frame_info import read_frame_info
 from dff_ros.recording.frames import Recording, select
-from dff_ros.recording.opening import open_recording
+from dff_ros.recording.opening import notes_of, open_recording
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,9 +58,9 @@ def replay(options: argparse.Namespace) -> None:
     recording = open_input(options)
     recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
     model = load_model(settings, without=options.without - {PROPAGATION})
-    for note in model.notes:
-        print(f"dff_replay: {note}", file=sys.stderr)
     truth = open_truth(options, model.card)
+    for note in (*model.notes, *truth.notes):
+        print(f"dff_replay: {note}", file=sys.stderr)
     prepare_outputs(options)
     with ExitStack() as outputs:
         observers = open_outputs(options, recording.rate, model.card, settings, outputs)
@@ -70,7 +76,10 @@ def replay(options: argparse.Namespace) -> None:
     if recorded is not None:
         print(f"dff_replay: {recorded.outcome()}", file=sys.stderr)
     report = build_report(result, schedule=settings.schedule if recorded is None else SCHEDULE, device=device_name(model))
+    report["input"] = input_figures(recording)
     warn_unscored(report, options, truth)
+    for note in notes_of(recording):
+        print(f"dff_replay: {note}", file=sys.stderr)
     write_report(options.json, report)
     if page is not None:
         page.write(report, recording=recording.description, arguments=options.arguments)
@@ -107,9 +116,16 @@ def open_truth(options: argparse.Namespace, card: Card) -> Truth:
     if options.drive is not None:
         return Truth(*drive_truth(card.segmentation_classes, card.detection_classes, ignored), card.detection_classes)
     labels = None if options.labels is None else LabelImages(options.labels, card.segmentation_classes, ignored)
-    boxes: list[BoxSource] = [BoxTable(path, name) for path, name in options.boxes]
-    boxes += [MaskBoxes(path, name) for path, name in options.box_masks]
-    return Truth(labels, boxes, card.detection_classes)
+    boxes: list[BoxSource] = [MaskBoxes(path, name) for path, name in options.box_masks]
+    boxes += [table for path, name in options.boxes if name is not None for table in read_box_table(path, name)]
+    several: list[tuple[Path, Sequence[RowBoxes]]] = [(path, read_box_table(path)) for path, name in options.boxes if name is None]
+    several += [] if options.coco is None else [(options.coco, read_coco(options.coco))]
+    notes = []
+    for path, sources in several:
+        known, note = of_the_model(sources, card.detection_classes, path)
+        boxes += known
+        notes += [note] if note else []
+    return Truth(labels, boxes, card.detection_classes, notes)
 
 
 def open_outputs(
@@ -136,6 +152,7 @@ def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings,
 def warn_unscored(report: Report, options: argparse.Namespace, truth: Truth) -> None:
     """Say so where truth was given and gave no score: most likely a wrong folder or range, or ids that tell no object apart."""
     boxes = [path for path, _ in (*options.boxes, *options.box_masks)]
+    boxes += [] if options.coco is None else [options.coco]
     if options.labels is not None and report["segmentation"]["miou"] is None:
         _warn_unscored(options.labels, "no pixel of a frame is labelled there", "segmentation")
     if boxes and report["detection"]["map50"] is None:
