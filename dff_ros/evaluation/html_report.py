@@ -16,7 +16,8 @@ from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.report import Report
 from dff_ros.evaluation.trace import TracedFrame, traced
 from dff_ros.evaluation.worst_frames import WorstFrames
-from dff_ros.recording.frames import StampedFrame
+from dff_ros.recording.frames import Recording, StampedFrame
+from dff_ros.recording.opening import notes_of
 from dff_ros.report.frame_table import FrameTable
 
 APART = 10
@@ -45,7 +46,7 @@ class HtmlReport(Observer):
         """Take one that was dropped."""
         self._frames.add(vars(TracedFrame(index=item.index, stamp=item.stamp, kind="dropped")))
 
-    def write(self, report: Report, *, recording: str, arguments: Sequence[str] | None) -> None:
+    def write(self, report: Report, recording: Recording, *, arguments: Sequence[str] | None) -> None:
         """Write the page; ``arguments`` is the command line, None for the process's own. Raises OSError where that is not possible."""
         from dff_ros.report.page import About, Setting, write_page  # not before: plotly is optional
 
@@ -53,7 +54,8 @@ class HtmlReport(Observer):
         settings = [Setting(item.name, value, value != item.default, item.metadata["description"]) for item, value in values]
         card = self._card
         about = About(
-            recording=recording,
+            recording=recording.description,
+            notes=notes_of(recording),
             model=card.name,
             command=shlex.join(["dff_replay", *(sys.argv[1:] if arguments is None else arguments)]),
             settings=settings,

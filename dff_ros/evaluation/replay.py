@@ -82,7 +82,7 @@ def replay(options: argparse.Namespace) -> None:
         print(f"dff_replay: {note}", file=sys.stderr)
     write_report(options.json, report)
     if page is not None:
-        page.write(report, recording=recording.description, arguments=options.arguments)
+        page.write(report, recording, arguments=options.arguments)
     print(summary(report))
 
 

@@ -36,6 +36,8 @@ class About:
     """What the figures do not tell of a replay."""
 
     recording: str
+    notes: Sequence[str]
+    """What of the recording could not be read, a line each."""
     model: str
     command: str
     settings: Sequence[Setting]
@@ -58,7 +60,7 @@ def render(report: Report, frames: FrameTable, worst: Sequence[WorstFrame], abou
     return pages.get_template("report.html").render(
         about=about,
         report=report,
-        summary=summarise(report, description=about.recording, model=about.model, period_ms=frames.period_ms),
+        summary=summarise(report, description=about.recording, notes=about.notes, model=about.model, period_ms=frames.period_ms),
         blocks={block.name: block for block in blocks_of(report, frames)},
         figure_json=figure_json,
         times={"name": name, "rows": time_rows(report, times)},
@@ -67,7 +69,7 @@ def render(report: Report, frames: FrameTable, worst: Sequence[WorstFrame], abou
         delay=dict(flattened({key: value for key, value in (at(report, "detection_delay") or {}).items() if key in DELAY})),
         worst=worst,
         rule=rule,
-        provenance=dict(flattened(at(report, "provenance") or {})),
+        provenance=dict(flattened({key: at(report, key) for key in ("input", "provenance")})),
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
     )
 

@@ -18,3 +18,8 @@ def frames(count: int) -> str:
 def ms(value: Any) -> str:
     """Milliseconds with two or three digits."""
     return "-" if value is None else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def sentence(line: str) -> str:
+    """A line of a log as a sentence."""
+    return f"{line[:1].upper()}{line[1:].rstrip('.')}."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dff_ros.report.advice import suggestions
 from dff_ros.report.measures import Report, Score, at, class_tables, has_baseline, pace, scores
-from dff_ros.report.phrases import frames, ms, points
+from dff_ros.report.phrases import frames, ms, points, sentence
 
 SLIGHT = 0.002
 """Losses below this are called none: they are within what one frame more or less changes."""
@@ -31,10 +31,10 @@ class Summary:
     suggestions: Sequence[str]
 
 
-def summarise(report: Report, *, description: str, model: str, period_ms: float | None) -> Summary:
-    """``period_ms`` is the time from frame to frame in the recording, None where nobody knows."""
+def summarise(report: Report, *, description: str, model: str, period_ms: float | None, notes: Sequence[str] = ()) -> Summary:
+    """``period_ms`` is the time from frame to frame in the recording, None where nobody knows; ``notes`` say what could not be read."""
     paragraphs = {
-        "What was replayed": replayed(report, description, model, period_ms),
+        "What was replayed": " ".join([replayed(report, description, model, period_ms), *map(sentence, notes)]),
         "What is lost": lost(report),
         "What is gained": gained(report),
         "Does it keep up?": keeps_up(report, period_ms),
@@ -98,7 +98,7 @@ def age_sentence(score: Score) -> str:
     """How the loss grows with the age of the key."""
     pairs = list(zip(score.by_age, score.per_frame_by_age, strict=False))
     losses = {age: own - run for age, (run, own) in enumerate(pairs) if age and run is not None and own is not None}
-    if len(losses) < 3:
+    if len(losses) < 3 or max(map(abs, losses.values())) < SLIGHT:
         return ""
     young, old = min(losses), max(losses)
     at_young, at_old = (f"{100 * losses[age]:+.1f} points at age {age}" for age in (young, old))
