@@ -23,9 +23,10 @@ from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
-from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
+from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
 from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
+from dff_ros.evaluation.score_report import Report
 from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import BoxSource, Truth
 from dff_ros.evaluation.video import OverlayVideo
