@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from browser import open_page
 from conftest import tiny_card
 
 from dff_ros.core.bundle import build_model, read_card, save_bundle
@@ -193,3 +194,22 @@ def test_truth_decides_where_it_is_given(tiny_bundle: Path) -> None:
     answers = measured[0].answers()
     scores = answers.scores(np.arange(14), np.zeros(14, np.intp))
     assert not interrupted and scores.miou is not None and scores.agreement == pytest.approx(1.0)
+
+
+def test_the_page_shows_the_recommendation_and_escapes_what_is_written(tuned: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    from dff_ros.report.tuning_page import render_tuning
+
+    found = content(tuned)
+    written = (tuned / "report.html").read_text()
+    assert f"<h1>{found['recommended']}</h1>" in written
+    assert all(name in written for name in found["front"]) and "schedule: " in written
+    evil = render_tuning({**found, "recording": "<script>alert('x')</script>"}, parameters="</code><b>", command="&")
+    assert "<script>alert" not in evil and "</code><b>" not in evil
+
+
+def test_a_browser_shows_the_page_without_an_error(tuned: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    opened = open_page(tuned / "report.html", tmp_path / "profile")
+    assert opened.console == []
+    assert 'class="main-svg"' in opened.dom and "frame interval" in opened.dom
