@@ -24,7 +24,7 @@ from dff_ros.tuning.command import main
 from dff_ros.tuning.measuring import Measuring
 from dff_ros.tuning.tune import Tuning, Wish
 
-FRAMES, RATE = 20, 20.0
+FRAMES, RATE = 16, 20.0
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,16 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Time few steps, without pauses."""
+    patch.setattr("dff_ros.tuning.timing.STEPS", 9)
+    patch.setattr("dff_ros.tuning.timing.PAUSE_MS", 0.0)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time fewer steps."""
-    monkeypatch.setattr("dff_ros.tuning.timing.STEPS", 9)
+    """As ``hurry``, for one test."""
+    hurry(monkeypatch)
 
 
 def arguments(frames: Path, bundle: Path, to: Path, *more: str) -> list[str]:
@@ -52,7 +58,7 @@ def tuned(frames: Path, refined_bundle: Path, tmp_path_factory: pytest.TempPathF
     """The folder that a run with two sizes wrote; the first-best candidate was run by the clock."""
     folder = tmp_path_factory.mktemp("tuned") / "to"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dff_ros.tuning.timing.STEPS", 9)
+        hurry(patch)
         assert main(arguments(frames, refined_bundle, folder, "--sizes", "1,0.6", "--verify", "1")) == 0
     return folder
 
@@ -138,10 +144,10 @@ def interrupting(after: int) -> Any:
 def test_an_interruption_keeps_what_was_measured(
     frames: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Measuring, "add", interrupting(15))
+    monkeypatch.setattr(Measuring, "add", interrupting(13))
     assert main(arguments(frames, tiny_bundle, tmp_path, "--sizes", "1")) == 130
-    assert content(tmp_path)["interrupted"] and content(tmp_path)["frames_looked_at"] == 15
-    assert "Interrupted: 15 of 20" in capsys.readouterr().out
+    assert content(tmp_path)["interrupted"] and content(tmp_path)["frames_looked_at"] == 13
+    assert "Interrupted: 13 of 16" in capsys.readouterr().out
     assert read_parameters(tmp_path / "params.yaml")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,8 +62,10 @@ def candidates_figure(spots: Sequence[Spot], *, interval_ms: float, limits: Sequ
     )  # fmt: skip
     ring = {"symbol": "circle-open", "size": 22, "color": KEY, "line": {"width": 3}}
     figure.add_scatter(**_places([spot for spot in spots if spot.recommended]), mode="markers", name="recommended", marker=ring)
-    for name, value in (("frame interval", interval_ms), *limits):
-        figure.add_vline(x=value, line={"dash": "dot", "width": 1.5, "color": BAD}, annotation_text=html.escape(name))
+    for number, (name, value) in enumerate((("frame interval", interval_ms), *limits)):
+        figure.add_vline(x=value, line={"dash": "dot", "width": 1.5, "color": BAD})
+        text = {"text": html.escape(name), "showarrow": False, "xanchor": "left", "xshift": 5}
+        figure.add_annotation(x=math.log10(value), y=1 - 0.06 * number, yref="paper", **text)  # places on a logarithmic axis are exponents
     figure.update_xaxes(title_text="p95 latency, ms", type="log", tickformat="~g")
     figure.update_yaxes(title_text="loss, points")
     return laid_out(figure, height=460)

@@ -17,7 +17,7 @@ from dff_ros.evaluation.truth import Truth
 from dff_ros.tuning.candidates import SIZES
 from dff_ros.tuning.outputs import FIGURES, PAGE, PARAMS, words, write_outputs
 from dff_ros.tuning.recommendation import TARGETS, parse_targets
-from dff_ros.tuning.tune import Tuned, Wish, tune
+from dff_ros.tuning.tune import MOST_VERIFIED, Tuned, Wish, tune
 
 BUNDLES = ("street", "street_light")
 
@@ -49,23 +49,32 @@ def run(options: argparse.Namespace, command: str) -> tuple[Tuned, list[Path]]:
     if options.to.exists() and not options.to.is_dir():
         raise ValueError(f"--to should be a folder, got {options.to}")
     options.to.mkdir(parents=True, exist_ok=True)
-    extra = {name: value for name in ("device", "threads") if (value := getattr(options, name)) is not None}
-    wish = Wish(
+    tuned = tune(open_input(options), wish_of(options), lambda card: truth_of(options, card), say=say)
+    return tuned, write_outputs(options.to, tuned, given_settings(options), command=command)
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, object]:
+    """Settings that are not tuned but given."""
+    return {name: value for name in ("device", "threads") if (value := getattr(options, name)) is not None}
+
+
+def wish_of(options: argparse.Namespace) -> Wish:
+    """What the command line asks for; raises ValueError in one line."""
+    return Wish(
         bundles=tuple(dict.fromkeys(options.model or BUNDLES)),
         sizes=options.sizes,
         targets=parse_targets(options.target),
         minutes=options.minutes,
         verified=options.verify,
-        base=EngineSettings().with_values(extra),
+        base=EngineSettings().with_values(given_settings(options)),
     )
 
-    def truth_for(card: Card) -> Truth:
-        truth = open_truth(options, card)
-        say(*truth.notes)
-        return truth
 
-    tuned = tune(open_input(options), wish, truth_for, say=say)
-    return tuned, write_outputs(options.to, tuned, extra, command=command)
+def truth_of(options: argparse.Namespace, card: Card) -> Truth:
+    """The truth that the command line names; what of it is left out is said."""
+    truth = open_truth(options, card)
+    say(*truth.notes)
+    return truth
 
 
 def say(*lines: str) -> None:
@@ -91,7 +100,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument("--sizes", type=shares, default=",".join(f"{size:g}" for size in SIZES), metavar="1,0.8,...", help=sizes)
     group.add_argument("--minutes", type=positive, default=10.0, metavar="M", help="about how long this may take (%(default)g)")
     verify = "run so many of the best by the clock at most, until the best is one of them (%(default)s); 0 promises what was simulated"
-    group.add_argument("--verify", type=count, default=3, metavar="N", help=verify)
+    group.add_argument("--verify", type=count, default=MOST_VERIFIED, metavar="N", help=verify)
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
     group.add_argument("--threads", type=count, metavar="N", help="CPU threads, as the node's parameter")
     options = parser.parse_args(arguments)

@@ -59,10 +59,13 @@ def words(tuned: Tuned) -> list[str]:
     """The recommendation, what it promises and why; a line each."""
     chosen = tuned.recommended
     lines = [f"{chosen.candidate.name}: {rule(tuned.goal)}."]
+    run = sum(one.verified is not None for one in tuned.tried)
+    nothing = f"NONE OF THE {run} THAT WERE RUN" if run else "NOTHING"
     if not tuned.reached:
-        lines.append(f"NOTHING REACHES THE TARGET: this comes nearest, and misses it {tuned.goal.excess(chosen.figures):.2f} times over.")
+        missed = f"misses it {tuned.goal.excess(chosen.figures):.2f} times over"
+        lines.append(f"{nothing} REACHES THE TARGET: this comes nearest, and {missed}.")
     if not tuned.goal.targets and not tuned.goal.keeps_up(chosen.figures):
-        lines.append("NOTHING KEEPS UP WITH THE RECORDING: this comes nearest.")
+        lines.append(f"{nothing} KEEPS UP WITH THE RECORDING: this comes nearest.")
     lines.append(promise(chosen, 1e3 / tuned.goal.interval_ms))
     lines += reasons(chosen, tuned.tried, tuned.goal)
     if tuned.interrupted:
