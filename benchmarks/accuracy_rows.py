@@ -51,13 +51,15 @@ class Ablation:
 
 def read_description(file: Path) -> Ablation:
     """Rows and measurements; raises ValueError with what is wrong."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         measurements = tuple(
             Measurement(name, item["title"], " ".join(item["options"].split()), tuple(item["gives"]))
             for name, item in content["measurements"].items()
         )
         rows = tuple(_row(**item) for item in content["rows"])
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: {type(error).__name__} {error}") from error
     names = [row.name for row in rows]

@@ -100,6 +100,7 @@ def test_several_bundles_are_several_seeds(tmp_path: Path) -> None:
         ("- {name: a, bundle: x}\n- {name: a, bundle: y}", "a row's name should stand once, got a, a"),
         ("- {name: a}", "bundle"),
         ("- {name: a, bundle: x, colour: red}", "colour"),
+        ("- {name: a", "rows.yaml: while parsing"),
     ],
 )
 def test_wrong_descriptions_are_refused(tmp_path: Path, rows: str, message: str) -> None:
