@@ -77,8 +77,10 @@ def shares(parts: Iterable[tuple[Key, Agreement]]) -> dict[Key, float | None]:
     return {key: agreement.share for key, agreement in sums.items()}
 
 
-def as_truth(detections: Detections, classes: int, score_threshold: float, ids: NDArray[np.int64]) -> Mapping[int, ClassBoxes]:
-    """Detections with ``ids`` (N,) in the place of truth, for each of so many classes; those below ``score_threshold`` are ignored."""
+def as_truth(
+    detections: Detections, classes: int, score_threshold: float, ids: NDArray[np.int64] | None = None
+) -> Mapping[int, ClassBoxes]:
+    """Detections, with ``ids`` (N,) where known, in the place of truth for each of so many classes; below ``score_threshold`` ignored."""
     boxes, weak = detections.boxes.astype(np.float64), detections.scores < score_threshold
     rows = [detections.labels == label for label in range(classes)]
-    return {label: ClassBoxes(boxes[chosen], weak[chosen], ids=ids[chosen]) for label, chosen in enumerate(rows)}
+    return {label: ClassBoxes(boxes[chosen], weak[chosen], ids=None if ids is None else ids[chosen]) for label, chosen in enumerate(rows)}
