@@ -59,9 +59,11 @@ class AgreementTable:
 
     def up_to(self, oldest: int) -> AgreementTable:
         """The same with keys of no greater age."""
-        confusions = None if self.confusions is None else self.confusions[:, : oldest + 1]
-        tables = (table[:, : oldest + 1] for table in (self.losses, self.signals, self.surprises))
-        return AgreementTable(*tables, self.stamps, self.firsts, confusions)
+        ages = slice(oldest + 1)
+        confusions = None if self.confusions is None else self.confusions[:, ages]
+        return AgreementTable(
+            self.losses[:, ages], self.signals[:, ages], self.surprises[:, ages], self.stamps, self.firsts, confusions=confusions
+        )
 
     def part(self, number: int) -> AgreementTable:
         """One of the recordings."""
