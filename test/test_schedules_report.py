@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accuracy_report import merge_into
-from budget import Played, back_and_forth
+from budget import EVERY, Deciding, Played, back_and_forth, deciding
 from schedules import MARKS
 from schedules_budget import Costed, budget_table, held_table
 from schedules_contenders import Study, contenders, curves, perfect_keys
@@ -181,3 +181,11 @@ def test_a_played_budget_is_settled_when_every_later_stretch_holds() -> None:
 
 def test_a_recording_is_played_back_and_forth() -> None:
     assert [*back_and_forth(["a", "b", "c"], 7)] == ["a", "b", "c", "b", "a", "b", "c"]  # type: ignore[list-item]
+
+
+def test_the_cost_of_deciding_counts_what_comes_with_keys_by_their_rate(tiny_bundle: Path) -> None:
+    assert Deciding(propagated=10.0, decide=0.2, fresh=1.2, look_back=1.0).share == pytest.approx((0.2 + 2.0 / EVERY) / 10.0)
+    settings = EngineSettings(model=str(tiny_bundle), device="cpu", precision="float32", max_key_age=0.0)
+    frames = [np.random.default_rng(index % 2).integers(0, 256, (96, 128, 3), np.uint8) for index in range(3 * EVERY + 2)]
+    cost = deciding(load_model(settings), settings, frames)
+    assert 0 < cost.decide < cost.propagated and cost.fresh > 0 and cost.look_back > 0
