@@ -146,7 +146,10 @@ def _compute(model: LoadedModel, image: Tensor, shares: ThreadShares) -> KeyFeat
     started = time.perf_counter()
     torch.set_num_threads(shares.key)
     try:
-        return KeyFeature(*_extract(model, image), (time.perf_counter() - started) * 1e3)
+        made = _extract(model, image)
+        if model.device.type == "cuda":
+            torch.cuda.current_stream(model.device).synchronize()
+        return KeyFeature(*made, (time.perf_counter() - started) * 1e3)
     finally:
         torch.set_num_threads(shares.total)
 
