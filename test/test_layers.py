@@ -22,7 +22,7 @@ LAYERS: dict[str, set[str]] = {
     "dff_ros/overlay.py": {"numpy", "cv2"},
     "dff_ros/core": {"torch", "numpy", "safetensors", "yaml", "cv2", "triton", "onnxruntime"},
     "dff_ros/engine": {"dff_ros.core", "torch", "numpy", "cv2"},
-    "dff_ros/recording": {"dff_ros.image_encoding", "numpy", "cv2", "rosbags"},
+    "dff_ros/recording": {"dff_ros.image_encoding", "numpy", "cv2", "yaml", "rosbags", "lz4", "backports", "zstandard"},
     "dff_ros/evaluation": {
         *("dff_ros.engine", "dff_ros.core", "dff_ros.recording", "dff_ros.overlay"),
         *("torch", "numpy", "cv2", "yaml", "pycocotools", "tqdm"),

@@ -129,6 +129,7 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "agreement": None,
         "against_per_frame": dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
         "speedup": None,
+        "input": dict.fromkeys(("topic", "damaged_images", "late_images", "lost")),
     }
     assert steps["propagated"] == TIMES["propagated"]
     assert 0 < steps["key"]["p50"] <= steps["key"]["p95"] <= steps["key"]["max"]
@@ -416,6 +417,8 @@ def test_a_bag_gives_the_figures_of_its_frames(tmp_path: Path, fitted_bundle: Pa
     from_bag = replayed(tmp_path, fitted_bundle, scene, "--bag", str(bag), *options)
     from_folder = replayed(tmp_path, fitted_bundle, scene, "--rate", "10", *options)
     assert from_bag["key_rate"] == 1 / 2
+    assert from_bag.pop("input") == {"topic": "/camera/image", "damaged_images": 0, "late_images": 0, "lost": None}
+    assert from_folder.pop("input")["topic"] is None
     assert without_times(from_bag) == without_times(from_folder)
 
 

@@ -22,7 +22,7 @@ from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
-from dff_ros.evaluation.report import Report, build_report, summary, write_report
+from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
 from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.trace import TraceFile
@@ -30,7 +30,7 @@ from dff_ros.evaluation.truth import BoxSource, Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frame_info import read_frame_info
 from dff_ros.recording.frames import Recording, select
-from dff_ros.recording.opening import open_recording
+from dff_ros.recording.opening import notes_of, open_recording
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +73,10 @@ def replay(options: argparse.Namespace) -> None:
     if recorded is not None:
         print(f"dff_replay: {recorded.outcome()}", file=sys.stderr)
     report = build_report(result, schedule=settings.schedule if recorded is None else SCHEDULE, device=device_name(model))
+    report["input"] = input_figures(recording)
     warn_unscored(report, options, truth)
+    for note in notes_of(recording):
+        print(f"dff_replay: {note}", file=sys.stderr)
     write_report(options.json, report)
     print(summary(report))
 

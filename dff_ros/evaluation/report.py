@@ -13,6 +13,8 @@ from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.delay import DelayFigures
 from dff_ros.evaluation.metrics import Curve, SegmentationScore, describe, difference, mean_or_none
 from dff_ros.evaluation.run import Replay, Tally
+from dff_ros.recording.frames import Recording
+from dff_ros.recording.opening import bag_of
 
 Report = dict[str, Any]
 
@@ -35,6 +37,16 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
         "cost_ratio": ratio(mean_or_none(run.propagated_ms), mean_or_none(run.key_ms)),
         **comparison(replay, run, baseline),
     }
+
+
+def input_figures(recording: Recording) -> Report:
+    """What of a bag was read, and what could not be; null for recordings that are no bags."""
+    bag = bag_of(recording)
+    if bag is None:
+        return dict.fromkeys(("topic", "damaged_images", "late_images", "lost"))
+    lost = bag.lost
+    missing = lost and {"reasons": lost.reasons, "messages": lost.messages, "bytes": lost.size, "seconds": lost.seconds}
+    return {"topic": bag.topic, "damaged_images": bag.damaged, "late_images": bag.late, "lost": missing}
 
 
 def comparison(replay: Replay, run: Tally, baseline: Tally | None) -> Report:
