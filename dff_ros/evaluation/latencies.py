@@ -34,7 +34,7 @@ class Latencies:
 
 
 class TracedTiming(Timing):
-    """Draws what the steps of one stream take. What they really take is ignored, and no part but a key's feature is told apart."""
+    """Draws what the steps of one stream take. What they really take is ignored, and parts are told apart only where a key comes in."""
 
     def __init__(self, latencies: Latencies) -> None:
         self._keys, self._propagated = itertools.cycle(latencies.keys), itertools.cycle(latencies.propagated_ms)
@@ -50,8 +50,10 @@ class TracedTiming(Timing):
         if is_key:
             return {"step": self._key.step_ms, "feature": self._key.feature_ms}
         propagated = _drawn(self._propagated, "propagated")
-        feature = self._key.feature_ms if "feature" in measured.parts else 0.0  # a key aside, computed within this step
-        return {"step": propagated + feature, "feature": feature}
+        if "feature" not in measured.parts:
+            return {"step": propagated}
+        key = self._key  # made aside, computed within this step: a blocking one would have done without the propagation
+        return {"step": propagated + key.feature_ms, "feature": key.feature_ms, "flow": propagated - (key.step_ms - key.feature_ms)}
 
 
 def timing_of(latencies: Latencies | None) -> Timing:

@@ -68,7 +68,7 @@ def real_time(
             replay.per_frame_live.arrives(arrival)
         dropped = live.arrives(arrival)
         if dropped is not None:
-            for observer in observers:
+            for observer in (replay, *observers):
                 observer.dropped(dropped.item)
     go_on(FOREVER)
     return replay
