@@ -48,7 +48,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
     trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
     measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
+    page = "a page that holds figures, plots and the worst frames, to open in a browser; needs no network"
+    measure.add_argument("--html", type=Path, metavar="OUT.html", help=page)
     options = parser.parse_args(arguments)
+    options.arguments = arguments
     check_input(parser, options)
     _check_mode(parser, options)
     return options

@@ -37,7 +37,7 @@ def real_time(
     worker = SimulatedKeyWorker(model, clock, ThreadShares.of(settings), timing)
     stream = FeatureFlowStream(model, settings, key_worker=worker, timing=timing)
     every = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}), timing=timing_of(latencies))
-    replay = new_replay(model.card, settings, baseline=baseline)
+    replay = new_replay(model.card, settings, truth, baseline=baseline)
 
     def step(arrival: Arrival, begins_ns: int) -> FrameResult:
         clock.now_ns = begins_ns

@@ -14,19 +14,22 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
+from dff_ros.engine.schedule import FixedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.box_table import read_box_table
 from dff_ros.evaluation.coco_truth import read_coco
 from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.fingerprint import InputHash, digest, provenance
+from dff_ros.evaluation.html_report import HtmlReport
 from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
 from dff_ros.evaluation.latencies import read_latencies
 from dff_ros.evaluation.modes import check_mode, clock_notes, evaluation_settings, is_repeatable, run_mode
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
-from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
+from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
 from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
+from dff_ros.evaluation.score_report import Report
 from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import BoxSource, Truth
 from dff_ros.evaluation.video import OverlayVideo
@@ -63,6 +66,8 @@ def replay(options: argparse.Namespace) -> None:
     prepare_outputs(options)
     with ExitStack() as outputs:
         observers = open_outputs(options, recording.rate, model.card, settings, outputs)
+        page = open_page(options, model.card, settings)
+        observers += [page] if page else []
         frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
         hashed = InputHash()
         result = run_mode(
@@ -79,12 +84,14 @@ def replay(options: argparse.Namespace) -> None:
     for note in notes_of(recording):
         print(f"dff_replay: {note}", file=sys.stderr)
     write_report(options.json, report)
+    if page is not None:
+        page.write(report, recording, arguments=options.arguments)
     print(summary(report))
 
 
 def prepare_outputs(options: argparse.Namespace) -> None:
     """Make the folders of the outputs before the work is done, so that it is not done in vain."""
-    for output in filter(None, (options.json, options.video_out, options.trace)):
+    for output in filter(None, (options.json, options.video_out, options.trace, options.html)):
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +135,15 @@ def open_outputs(
     if options.trace is not None:
         observers.append(outputs.enter_context(TraceFile(options.trace)))
     return observers
+
+
+def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings) -> HtmlReport | None:
+    """The HTML report, where it is asked for; raises ValueError where its libraries are missing."""
+    if options.html is None:
+        return None
+    schedule = parse_schedule(settings.schedule, settings)
+    interval = schedule.key_frame_interval if isinstance(schedule, FixedSchedule) else None
+    return HtmlReport(options.html, card=card, settings=settings, interval=interval)
 
 
 def warn_unscored(report: Report, options: argparse.Namespace, truth: Truth) -> None:

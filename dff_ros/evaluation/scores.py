@@ -15,9 +15,9 @@ class Scores:
         self.segmentation = SegmentationScore(segmentation_classes)
         self.detection = DetectionScore(detection_classes)
 
-    def score(self, result: FrameResult, truth: FrameTruth, *, age: int) -> None:
-        """File an answer under ``age``, scored by the truth; what is unknown is left out."""
+    def score(self, result: FrameResult, truth: FrameTruth, *, age: int, index: int = 0, motion: str | None = None) -> None:
+        """File the answer to one source frame under ``age`` and ``motion``, scored by the truth; what is unknown is left out."""
         if truth.labels is not None and result.label_map is not None:
-            self.segmentation.add(age, truth.labels, result.label_map.labels)
+            self.segmentation.add(age, truth.labels, result.label_map.labels, motion=motion)
         if truth.boxes and result.detections is not None:
-            self.detection.add(age, truth.boxes, result.detections)
+            self.detection.add(age, truth.boxes, result.detections, index=index, motion=motion)
