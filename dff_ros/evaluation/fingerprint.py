@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-import dff_ros
+from dff_ros import __version__
 from dff_ros.core.bundle import find_bundle
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
@@ -129,7 +129,7 @@ def provenance(
 def versions() -> dict[str, str]:
     """Of what the figures depend on."""
     return {
-        "dff_ros": dff_ros.__version__,
+        "dff_ros": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
