@@ -26,9 +26,9 @@ class Streaming(Scores):
         if known is None:
             return
         self.lateness_ms.append((arrival.at_ns - known.arrival.at_ns) / 1e6)
-        self.score(known.result, arrival.truth, age=0)
+        self.score(known.result, arrival.truth, age=0, index=arrival.item.index)
         if arrival.per_frame is not None:
-            self.against.add(known.result, arrival.per_frame, age=0)
+            self.against.add(known.result, arrival.per_frame, age=0, index=arrival.item.index)
 
 
 @dataclass
