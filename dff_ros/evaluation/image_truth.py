@@ -92,9 +92,10 @@ class LabelImages:
         """``ignored`` lists the ids that are not scored; 255 never is."""
         self._images = matched_images(folder)
         self._classes = len(class_names)
-        self._ids = np.full(256, -1, np.int16)
-        self._ids[: self._classes] = np.arange(self._classes)
+        self._ids = np.arange(256, dtype=np.uint8)
         self._ids[[*ignored, UNLABELLED]] = UNLABELLED
+        self._unknown = np.arange(256) >= self._classes
+        self._unknown[[*ignored, UNLABELLED]] = False
 
     def labels_of(self, frame: StampedFrame) -> NDArray[np.uint8] | None:
         """(H, W) uint8 class ids, 255 where not scored; None for a frame without a label image."""
@@ -102,11 +103,11 @@ class LabelImages:
         if path is None:
             return None
         raw = read_class_ids(path, frame)
-        labels = self._ids[raw]
-        if (labels < 0).any():
-            wrong = ", ".join(map(str, np.unique(raw[labels < 0])[:5]))
+        present = cv2.calcHist([raw], [0], None, [256], (0.0, 256.0)).reshape(-1) > 0
+        if (present & self._unknown).any():
+            wrong = ", ".join(map(str, np.flatnonzero(present & self._unknown)[:5]))
             raise TruthError(f"{path} has label {wrong}; the model's classes are 0..{self._classes - 1} (see --ignore)")
-        return labels.astype(np.uint8)
+        return cv2.LUT(raw, self._ids).astype(np.uint8, copy=False)
 
 
 class MaskBoxes:
