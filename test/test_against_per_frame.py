@@ -56,8 +56,15 @@ def test_boxes_that_per_frame_doubts_neither_count_nor_punish() -> None:
 
 def test_a_box_of_another_class_agrees_with_nothing() -> None:
     assert ap50(found((LEFT, 0.9)), found((LEFT, 0.9), label=1)) == 0
-    known = as_truth(found((LEFT, 0.9), label=1), 2, 0.5, np.array([7]))
+    known = as_truth(found((LEFT, 0.9), label=1), 2, 0.5)
     assert [len(known[label].boxes) for label in (0, 1)] == [0, 1]
+
+
+def test_each_frame_is_held_against_its_own_boxes() -> None:
+    scores = AgainstPerFrame(SEGMENTATION, DETECTION, score_threshold=0.5)
+    for box in (LEFT, RIGHT):
+        scores.add(answer(found((box, 0.9))), answer(found((box, 0.9))), age=0)
+    assert scores.detection.precision(average_ages=False).map50 == pytest.approx(1)
 
 
 def test_class_maps_are_compared_by_age() -> None:
@@ -106,7 +113,8 @@ def test_a_track_ends_when_nothing_was_seen_of_it_for_long(unseen: int, identity
 
 def test_only_boxes_that_per_frame_would_publish_are_followed() -> None:
     scores = AgainstPerFrame(SEGMENTATION, DETECTION, score_threshold=0.5)
-    for index, score in enumerate((0.9, 0.4, 0.9)):
+    for score in (0.9, 0.4, 0.9):
+        per_frame = found((RIGHT, 0.95), (LEFT, score))
         for _age in (0, 1):
-            known = scores.truth_of(found((RIGHT, 0.95), (LEFT, score)), index)[0]
+            known = scores.truth_of(per_frame)[0]
             assert known.ids is not None and known.ids.tolist() == [0, 1 if score > 0.5 else -1]

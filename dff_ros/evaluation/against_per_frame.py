@@ -33,7 +33,7 @@ class AgainstPerFrame:
         """Of objects that per-frame sees appear, where every offset ran."""
         self._classes = len(detection_classes)
         self._tracker = IouTracker()
-        self._latest: tuple[int, Mapping[int, ClassBoxes]] | None = None
+        self._latest: tuple[Detections, Mapping[int, ClassBoxes]] | None = None
         self._threshold = score_threshold
         self._agreement: dict[tuple[int, str | None], Agreement] = {}
 
@@ -44,15 +44,15 @@ class AgainstPerFrame:
             self.segmentation.add(age, other, answer, motion=motion)
             self._agreement.setdefault((age, motion), Agreement()).add(answer, other)
         if result.detections is not None and per_frame.detections is not None:
-            self.detection.add(age, self.truth_of(per_frame.detections, index), result.detections, index=index, motion=motion)
+            self.detection.add(age, self.truth_of(per_frame.detections), result.detections, index=index, motion=motion)
 
-    def truth_of(self, per_frame: Detections, index: int) -> Mapping[int, ClassBoxes]:
-        """Per-frame's detections of a source frame in the place of truth, with ids; frames come in order, and may be asked for again."""
-        if self._latest is None or self._latest[0] != index:
+    def truth_of(self, per_frame: Detections) -> Mapping[int, ClassBoxes]:
+        """Per-frame's detections of the next frame in the place of truth, with ids; those of the latest may be asked for again."""
+        if self._latest is None or self._latest[0] is not per_frame:
             strong = per_frame.scores >= self._threshold
             ids = np.full(len(per_frame), -1, np.int64)
             ids[strong] = self._tracker.ids_of(per_frame.above(self._threshold))
-            self._latest = index, as_truth(per_frame, self._classes, self._threshold, ids)
+            self._latest = per_frame, as_truth(per_frame, self._classes, self._threshold, ids)
         return self._latest[1]
 
     @property
@@ -77,8 +77,10 @@ def shares(parts: Iterable[tuple[Key, Agreement]]) -> dict[Key, float | None]:
     return {key: agreement.share for key, agreement in sums.items()}
 
 
-def as_truth(detections: Detections, classes: int, score_threshold: float, ids: NDArray[np.int64]) -> Mapping[int, ClassBoxes]:
-    """Detections with ``ids`` (N,) in the place of truth, for each of so many classes; those below ``score_threshold`` are ignored."""
+def as_truth(
+    detections: Detections, classes: int, score_threshold: float, ids: NDArray[np.int64] | None = None
+) -> Mapping[int, ClassBoxes]:
+    """Detections in the place of truth, for each of so many classes; those below ``score_threshold`` are ignored. ``ids`` is (N,)."""
     boxes, weak = detections.boxes.astype(np.float64), detections.scores < score_threshold
     rows = [detections.labels == label for label in range(classes)]
-    return {label: ClassBoxes(boxes[chosen], weak[chosen], ids=ids[chosen]) for label, chosen in enumerate(rows)}
+    return {label: ClassBoxes(boxes[chosen], weak[chosen], ids=None if ids is None else ids[chosen]) for label, chosen in enumerate(rows)}

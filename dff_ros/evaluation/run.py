@@ -229,7 +229,7 @@ def every_offset(
         if delay is not None:
             delay.add(known.boxes, found)
         if apparent is not None and replay.against is not None:
-            apparent.add(replay.against.truth_of(found[0], item.index), found)
+            apparent.add(replay.against.truth_of(found[0]), found)
     if replay.frames < interval:
         raise ValueError(f"every-offset at fixed:{interval} needs at least {interval} frames, got {replay.frames}")
     replay.delay = None if delay is None else delay.figures()
