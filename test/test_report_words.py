@@ -6,7 +6,7 @@ from report_data import report, times, unmeasured
 
 from dff_ros.report.advice import suggestions
 from dff_ros.report.measures import class_tables, scores
-from dff_ros.report.words import gained, keeps_up, lost, summarise, tiles
+from dff_ros.report.words import delay_sentences, gained, keeps_up, lost, summarise, tiles
 
 
 def all_words(figures: dict[str, object], period_ms: float | None = 100.0) -> str:
@@ -106,3 +106,12 @@ def test_classes_are_compared_with_per_frame_or_else_with_its_answers() -> None:
     (table,) = class_tables(report(segmentation={"miou": None}, detection=None))
     assert not table.against_truth and table.rows[0].run == 0.97
     assert class_tables(unmeasured()) == []
+
+
+def test_the_delay_of_new_objects_is_told() -> None:
+    delay = {"mean": 1.25, "p90": 3.0, "appearances": 8, "missed": 0.125}
+    assert delay_sentences(report()) == []
+    (said,) = delay_sentences(report(detection_delay=delay))
+    assert said == "New objects are found 1.2 frames after per-frame finds them, nine of ten within 3.0; of 8 appearances 12.5% are missed."
+    (tracked,) = delay_sentences(report(against_per_frame={"detection_delay": delay}))
+    assert tracked.startswith("Objects that per-frame begins to track are found")

@@ -17,7 +17,7 @@ from dff_ros.report.blocks import GROUPS, blocks_of
 from dff_ros.report.frame_table import FrameTable
 from dff_ros.report.measures import Report, at, class_tables, live_rows, motion_tables, pace
 from dff_ros.report.pictures import WorstFrame
-from dff_ros.report.words import summarise
+from dff_ros.report.words import delay_sentences, summarise
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class About:
     label_colours: Mapping[str, tuple[int, int, int]]
     """Of the segmentation classes, by name."""
     version: str
+    rate: float | None = None
+    """Frames per second of the recording, for where stamps do not tell."""
 
 
 def write_page(path: Path, report: Report, frames: FrameTable, worst: Sequence[WorstFrame], about: About, *, rule: str) -> None:
@@ -54,18 +56,19 @@ def write_page(path: Path, report: Report, frames: FrameTable, worst: Sequence[W
 def render(report: Report, frames: FrameTable, worst: Sequence[WorstFrame], about: About, *, rule: str) -> str:
     """The page as HTML."""
     name, times = pace(report)
+    period_ms = frames.period_ms or (1e3 / about.rate if about.rate else None)
     found = blocks_of(report, frames)
     return render_template(
         "report.html",
         about=about,
         report=report,
-        summary=summarise(report, description=about.recording, notes=about.notes, model=about.model, period_ms=frames.period_ms),
+        summary=summarise(report, description=about.recording, notes=about.notes, model=about.model, period_ms=period_ms),
         blocks={group: [block for block in found if block.group == group] for group in GROUPS},
         times={"name": name, "rows": time_rows(report, times)},
         class_tables=class_tables(report),
         motion_tables=motion_tables(report),
         live=live_rows(report),
-        delay=dict(flattened({key: value for key, value in (at(report, "detection_delay") or {}).items() if key in DELAY})),
+        delays=delay_sentences(report),
         worst=worst,
         rule=rule,
         provenance=dict(flattened(origin(report, about.settings))),
@@ -79,9 +82,6 @@ def render_template(name: str, **values: Any) -> str:
     pages.filters.update(share=share, points=signed_points, shown=shown)
     script = Markup(get_plotlyjs().replace("</script", "<\\/script"))
     return pages.get_template(name).render(figure_json=figure_json, plotly=script, **values)
-
-
-DELAY = ("mean", "p90", "appearances", "missed")
 
 
 def figure_json(figure: go.Figure) -> Markup:

@@ -118,6 +118,19 @@ def class_sentence(report: Report) -> str:
     return f"Most is lost on {', '.join(f'{name} ({points(loss)})' for loss, name in worst)}." if worst else ""
 
 
+def delay_sentences(report: Report) -> list[str]:
+    """How much later than per-frame new objects are found: those of the truth, and those that per-frame tracks."""
+    said = []
+    sources = {"New objects": report, "Objects that per-frame begins to track": at(report, "against_per_frame")}
+    for what, source in sources.items():
+        delay = at(source, "detection_delay")
+        if at(delay, "mean") is None:
+            continue
+        found = f"{what} are found {delay['mean']:.1f} frames after per-frame finds them, nine of ten within {delay['p90']:.1f}"
+        said.append(f"{found}; of {delay['appearances']} appearances {delay['missed']:.1%} are missed.")
+    return said
+
+
 def flicker_sentence(report: Report) -> str:
     """How steady class maps are."""
     run, own = at(report, "temporal_consistency", "flicker"), at(report, "temporal_consistency", "per_frame", "flicker")
