@@ -93,7 +93,8 @@ def figure_json(figure: go.Figure) -> Markup:
 def time_rows(report: Report, times: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
     """Kind of frame, and mean, p50, p95, p99 and max; kinds that did not occur are left out."""
     rows = [(kind, at(times, kind)) for kind in ("all", "key", "propagated")]
-    rows.append(("per-frame, step time", at(report, "baseline", "step_ms", "all")))
+    own = "latency_ms" if pace(report)[0] == "latency" else "step_ms"
+    rows.append(("per-frame", at(report, "baseline", own, "all")))
     names = ("mean", "p50", "p95", "p99", "max")
     return [(kind, [described.get(name) for name in names]) for kind, described in rows if described and described.get("mean") is not None]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dff_ros.report.advice import suggestions
-from dff_ros.report.measures import Report, Score, at, class_tables, has_baseline, pace, scores
+from dff_ros.report.measures import Report, Score, at, class_tables, has_baseline, pace, scores, streaming_scores
 from dff_ros.report.phrases import frames, ms, points, sentence
 
 SLIGHT = 0.002
@@ -147,13 +147,14 @@ def gained(report: Report) -> str:
     if mean is None:
         return "Not measured: there are no step times."
     key, propagated = at(steps, "key", "mean"), at(steps, "propagated", "mean")
+    given = " These times were given (--latencies), not measured in this run." if at(report, "provenance", "latencies") else ""
     split = f" ({ms(key)} for a key frame, {ms(propagated)} for a propagated one)" if key is not None and propagated is not None else ""
-    said = f"A frame takes {ms(mean)} on average{split}."
+    said = f"A frame takes {ms(mean)} on average{split}.{given}"
     if speedup is None or per_frame is None:
         return f"{said} What per-frame takes was not measured in this run."
     if speedup < 1.05:
         return f"{said} Per-frame takes {ms(per_frame)}: propagation does not pay here (speed-up {speedup:.2f})."
-    return f"{said} Per-frame takes {ms(per_frame)} on the same frames and machine: {speedup:.1f} times as long."
+    return f"{said} Per-frame takes {ms(per_frame)} on the same frames: {speedup:.1f} times as long."
 
 
 def keeps_up(report: Report, period_ms: float | None) -> str:
@@ -185,11 +186,17 @@ def drops_sentence(report: Report) -> str:
         return ""
     mean, p95 = ms(at(times, "all", "mean")), ms(at(times, "all", "p95"))
     late = f"Latency, from arrival to answer, is {mean} on average and {p95} at the 95th percentile."
-    if not dropped:
-        return f"Yes: with frames arriving by their stamps none was dropped. {late}"
     own = at(report, "baseline", "drops", "rate")
     beside = "" if own is None else f"; per-frame would drop {own:.1%}"
-    return f"Not quite: with frames arriving by their stamps {frames(dropped)} ({rate:.1%}) were dropped{beside}. {late}"
+    said = f"Not quite: with frames arriving by their stamps {frames(dropped)} ({rate:.1%}) were dropped" if dropped else ""
+    said = said or "Yes: with frames arriving by their stamps none was dropped"
+    return " ".join([f"{said}{beside}.", late, *map(known_sentence, streaming_scores(report))])
+
+
+def known_sentence(score: Score) -> str:
+    """A score of what is known when a frame comes."""
+    beside = "" if score.per_frame is None else f", with per-frame by the clock {score.per_frame:.3f}"
+    return f"What is known when a frame comes has {'an' if score.name[0] in 'Aa' else 'a'} {score.name} of {score.run:.3f}{beside}."
 
 
 def tiles(report: Report, period_ms: float | None) -> list[Tile]:
