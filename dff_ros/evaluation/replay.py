@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,19 +14,21 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
-from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
+from dff_ros.engine.schedule import FixedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.box_table import read_box_table
 from dff_ros.evaluation.coco_truth import read_coco
 from dff_ros.evaluation.drive_truth import drive_truth
+from dff_ros.evaluation.fingerprint import InputHash, digest, provenance
 from dff_ros.evaluation.html_report import HtmlReport
 from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
+from dff_ros.evaluation.latencies import read_latencies
+from dff_ros.evaluation.modes import check_mode, clock_notes, evaluation_settings, is_repeatable, run_mode
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
 from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
-from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.score_report import Report
 from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import BoxSource, Truth
@@ -51,32 +54,31 @@ def main(arguments: list[str] | None = None) -> int:
 def replay(options: argparse.Namespace) -> None:
     """Do what the command line asks; raises ValueError or OSError in one line."""
     settings = engine_settings(options)
-    schedule = parse_schedule(settings.schedule, settings)
-    interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
-    aside = settings.key_frames == "aside" or options.keys_from is not None
-    if PROPAGATION in options.without and aside and interval is None:
-        raise ValueError("--without propagation needs key_frames: blocking: a frame whose key is made aside has no answer of the key's own")
+    check_mode(options, settings)
+    latencies = None if options.latencies is None else read_latencies(options.latencies)
     recording = open_input(options)
-    recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
+    infos = None if options.keys_from is None else read_frame_info(options.keys_from, options.keys_topic)
+    recorded = None if infos is None else RecordedKeys(infos)
     model = load_model(settings, without=options.without - {PROPAGATION})
     truth = open_truth(options, model.card)
-    for note in (*model.notes, *truth.notes):
+    for note in (*model.notes, *truth.notes, *clock_notes(options, settings)):
         print(f"dff_replay: {note}", file=sys.stderr)
     prepare_outputs(options)
     with ExitStack() as outputs:
         observers = open_outputs(options, recording.rate, model.card, settings, outputs)
-        page = open_page(options, model.card, settings, schedule)
+        page = open_page(options, model.card, settings)
         observers += [page] if page else []
         frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
-        copy = PROPAGATION in options.without
-        if interval is None:
-            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY, "recorded": recorded}
-            result = lock_step(frames, model, settings, truth, **how, observers=observers)
-        else:
-            result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
+        hashed = InputHash()
+        result = run_mode(
+            options, hashed.over(frames), model, settings, truth, latencies=latencies, recorded=recorded, observers=observers
+        )
     if recorded is not None:
         print(f"dff_replay: {recorded.outcome()}", file=sys.stderr)
     report = build_report(result, schedule=settings.schedule if recorded is None else SCHEDULE, device=device_name(model))
+    asked = evaluation_settings(options, result, None if infos is None else digest([asdict(info) for info in infos]))
+    repeatable = is_repeatable(options, settings)
+    report["provenance"] = provenance(hashed, model, settings, asked, latencies=latencies, repeatable=repeatable)
     report["input"] = input_figures(recording)
     warn_unscored(report, options, truth)
     for note in notes_of(recording):
@@ -93,13 +95,6 @@ def prepare_outputs(options: argparse.Namespace) -> None:
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
         output.parent.mkdir(parents=True, exist_ok=True)
-
-
-def offset_interval(schedule: Schedule, name: str) -> int:
-    """l of ``fixed:l``; raises ValueError for another schedule, which has no ages to go through."""
-    if not isinstance(schedule, FixedSchedule):
-        raise ValueError(f"--every-offset needs --schedule fixed:N, got {name!r}")
-    return schedule.key_frame_interval
 
 
 def open_input(options: argparse.Namespace) -> Recording:
@@ -142,10 +137,11 @@ def open_outputs(
     return observers
 
 
-def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings, schedule: Schedule) -> HtmlReport | None:
+def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings) -> HtmlReport | None:
     """The HTML report, where it is asked for; raises ValueError where its libraries are missing."""
     if options.html is None:
         return None
+    schedule = parse_schedule(settings.schedule, settings)
     interval = schedule.key_frame_interval if isinstance(schedule, FixedSchedule) else None
     return HtmlReport(options.html, card=card, settings=settings, interval=interval)
 
