@@ -214,9 +214,9 @@ def report(model: LoadedModel, base: EngineSettings, calm: Sequence[Frame], live
             ],
         ),
         "",
-        f"Deciding takes {cost.decide:.2f} ms beside the flow ({cost.fresh:.2f} on the first frame after a key), looking back at a key "
+        (f"Deciding takes {cost.decide:.2f} ms beside the flow ({cost.fresh:.2f} on the first frame after a key), looking back at a key "
         f"frame {cost.look_back:.2f} ms; together, with every {EVERY}th frame a key frame, {cost.share:.1%} of a propagated frame "
-        f"({cost.propagated:.1f} ms).",
+        f"({cost.propagated:.1f} ms)."),
     ]
 
 
