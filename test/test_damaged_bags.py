@@ -17,7 +17,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode
 from rosbags.rosbag2.storage_mcap import McapReader
 from test_bags import STORAGES, Storage, picture, stamp
 
-from dff_ros.recording.bags import BagRecording, BagWriter, open_bag
+from dff_ros.recording.bag_recording import BagRecording
+from dff_ros.recording.bags import BagWriter, open_bag
 from dff_ros.recording.frames import RecordingError, select
 from dff_ros.recording.mcap_scan import McapScan
 
