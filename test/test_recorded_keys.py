@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dff_ros.engine.key_worker import DelayedKeyWorker
+from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.evaluation.observer import AnsweredFrame
-from dff_ros.evaluation.recorded_keys import RecordedKeys, decisions
+from dff_ros.evaluation.observer import AnsweredFrame, Observer
+from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, decisions
 from dff_ros.evaluation.replay import main
 from dff_ros.evaluation.run import lock_step
 from dff_ros.evaluation.truth import Truth
@@ -78,14 +79,18 @@ class UnsteadyKeyWorker(DelayedKeyWorker):
         return frames > 4 or self._random.random() < 0.4
 
 
-class Answers:
+class Answers(Observer):
     """Keeps what was answered, by stamp."""
 
     def __init__(self) -> None:
         self.results: dict[int, FrameResult] = {}
+        self.dropped_stamps: list[int] = []
 
     def add(self, answered: AnsweredFrame) -> None:
         self.results[answered.result.stamp] = answered.result
+
+    def dropped(self, item: StampedFrame) -> None:
+        self.dropped_stamps.append(item.stamp)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +121,10 @@ def infos_of(results: Sequence[FrameResult]) -> list[FrameInfo]:
     return [FrameInfo(r.stamp, r.is_key, r.reason, r.key_age_frames, round(r.key_age_ms, 3), r.disagreement) for r in results]
 
 
-def replayed(model: LoadedModel, frames: Sequence[StampedFrame], infos: Sequence[FrameInfo]) -> dict[int, FrameResult]:
+def replayed(model: LoadedModel, frames: Sequence[StampedFrame], infos: Sequence[FrameInfo]) -> Answers:
     answers, recorded = Answers(), RecordedKeys(infos)
     lock_step(frames, model, EngineSettings(schedule="per-frame"), NO_TRUTH, baseline=False, recorded=recorded, observers=[answers])
-    return answers.results
+    return answers
 
 
 def check_equal(live: FrameResult, offline: FrameResult) -> None:
@@ -136,13 +141,27 @@ def check_equal(live: FrameResult, offline: FrameResult) -> None:
 def test_a_replay_answers_as_the_live_run_did(model: LoadedModel, drive: list[StampedFrame], schedule: str, key_frames: str) -> None:
     live = live_run(model, drive, EngineSettings(schedule=schedule, key_frames=key_frames))
     offline = replayed(model, drive, infos_of(live))
-    assert [r.stamp for r in live] == list(offline)  # and no other
+    assert [r.stamp for r in live] == list(offline.results)
+    assert sorted([*offline.results, *offline.dropped_stamps]) == [item.stamp for item in drive]
     for result in live:
-        check_equal(result, offline[result.stamp])
+        check_equal(result, offline.results[result.stamp])
     aside = sum(r.made_key and not r.is_key for r in live)
     assert (aside >= 2) == (key_frames == "aside") and sum(r.is_key for r in live) >= 2
     masks = [result.label_map.labels.tobytes() for result in live if result.label_map is not None]
     assert len(set(masks)) == len(masks)  # a wrong key would show
+
+
+def test_a_key_aside_is_computed_with_as_many_threads_as_live(
+    model: LoadedModel, drive: list[StampedFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of a feature depend on their number."""
+    threads: list[int] = []
+    extract = model.networks.feature_network.forward
+    monkeypatch.setattr(model.networks.feature_network, "forward", lambda image: threads.append(torch.get_num_threads()) or extract(image))
+    keys = RecordedKeys(run_of_nine())
+    worker = RecordedKeyWorker(model, keys, ThreadShares(total=1, key=2))
+    worker.start(torch.zeros(1, 3, 96, 128))
+    assert threads == [2] and torch.get_num_threads() == 1
 
 
 def test_the_frames_before_the_first_known_key_are_left_out(model: LoadedModel, drive: list[StampedFrame]) -> None:

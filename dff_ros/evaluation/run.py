@@ -113,7 +113,7 @@ def lock_step(
     The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
     ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat. Where the settings have key frames
     made aside, each is ready ``key_delay`` frames after its own. With ``recorded`` a live run's decisions are made again in place of the
-    schedule's, and the frames that it dropped are left out. ``observers`` are told of every frame in order.
+    schedule's, and what it dropped is dropped. ``observers`` are told of every frame in order.
     """
     stream = open_stream(model, settings, key_delay, recorded)
     per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
@@ -122,6 +122,8 @@ def lock_step(
     key_answer: FrameResult | None = None
     for item in warmed_up(frames, model, settings):
         if recorded is not None and not recorded.turn_to(item.stamp):
+            for observer in (replay, *observers):
+                observer.dropped(item)
             continue
         reference = None
         if baseline and replay.frames % 2:
