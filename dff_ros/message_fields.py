@@ -14,9 +14,6 @@ from dff_ros.engine.stream import FrameResult
 UNLABELLED_NAME = "UNLABELED"
 """The name that vision_msgs gives to the largest class id."""
 
-JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
-"""Of a CompressedImage with a colour JPEG, as image_transport's own plugin spells it."""
-
 
 def label_names(names: Sequence[str]) -> list[tuple[int, str]]:
     """The class map of a LabelInfo: the classes of one task, and the id of pixels of none."""

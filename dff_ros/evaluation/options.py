@@ -39,18 +39,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with code 2 and one line where it is wrong."""
     parser = Parser(prog="dff_replay", description="Run the engine over a recording, without ROS, and score it.", allow_abbrev=False)
     add_input(parser)
+    parser.add_argument("--list-topics", action="store_true", help="list the topics of --bag with images or detections, and end")
     _add_engine(parser)
     add_truth(parser)
     measure = parser.add_argument_group("what is measured and written")
     measure.add_argument("--baseline", action="store_true", help="run per-frame on the same frames, interleaved, and compare")
     offsets = "with fixed:N: score every frame at each age 0..N-1, age 0 being per-frame"
     measure.add_argument("--every-offset", action="store_true", help=offsets)
-    measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
+    measure.add_argument("--json", type=Path, metavar="OUT.json", help="the figures; must be given")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    bag_out = "a new bag with what the node would publish: detections, segmentation, frame_info, overlay (JPEG) and label_info"
+    measure.add_argument("--bag-out", type=Path, metavar="DIR", help=bag_out)
     trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
     measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
     options = parser.parse_args(arguments)
     check_input(parser, options)
+    if options.list_topics and options.bag is None:
+        parser.error("--list-topics belongs to --bag")
+    if options.json is None and not options.list_topics:
+        parser.error("the following arguments are required: --json")
     if options.key_delay == 0:
         parser.error("--key-delay should be at least 1 frame, got 0")
     if options.key_delay and options.every_offset:
@@ -59,7 +66,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--keys-topic belongs to --keys-from")
     if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
         parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
-    for name in ("video_out", "trace"):
+    for name in ("video_out", "trace", "bag_out"):
         if options.every_offset and getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
     return options
@@ -85,11 +92,12 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--frames", type=Path, metavar="DIR", help="folder of images, in the order of their names")
     source.add_argument("--video", type=Path, metavar="FILE")
-    source.add_argument("--bag", type=Path, metavar="DIR", help="rosbag2, sqlite3 or mcap")
+    source.add_argument("--bag", type=Path, metavar="DIR", help="rosbag2, sqlite3 or mcap; a folder or a file")
     source.add_argument("--drive", type=count, metavar="N", help="a generated drive of N frames, with exact truth of its own")
     group.add_argument("--seed", type=count, metavar="S", help="which drive; 0 where not given, those from 1000 on are for training")
     group.add_argument("--rate", type=positive, metavar="HZ", help="frames per second of --frames or --drive")
-    group.add_argument("--topic", metavar="T", help="image topic of --bag; found where there is only one")
+    topics = "image topic of --bag; found where there is only one. Several, or all, are several cameras, one after the other"
+    group.add_argument("--topic", action="append", metavar="T", help=topics)
     group.add_argument("--range", type=inclusive_range, metavar="A:B", help="source frames from A to B, both included")
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -15,22 +15,20 @@ from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.box_table import read_box_table
-from dff_ros.evaluation.coco_truth import read_coco
-from dff_ros.evaluation.drive_truth import drive_truth
-from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
+from dff_ros.evaluation.bag_output import BagOutput
+from dff_ros.evaluation.cameras import camera_names, open_inputs, options_of, topic_table
+from dff_ros.evaluation.given_truth import open_truth, warn_unscored
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
-from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.trace import TraceFile
-from dff_ros.evaluation.truth import BoxSource, Truth
+from dff_ros.evaluation.truth import Truth
 from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frame_info import read_frame_info
-from dff_ros.recording.frames import Recording, select
-from dff_ros.recording.opening import notes_of, open_recording
+from dff_ros.recording.frames import Recording
+from dff_ros.recording.opening import bag_of, notes_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,21 +46,68 @@ def main(arguments: list[str] | None = None) -> int:
 
 def replay(options: argparse.Namespace) -> None:
     """Do what the command line asks; raises ValueError or OSError in one line."""
+    if options.list_topics:
+        print(topic_table(options.bag))
+        return
     settings = engine_settings(options)
     schedule = parse_schedule(settings.schedule, settings)
     interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
     aside = settings.key_frames == "aside" or options.keys_from is not None
     if PROPAGATION in options.without and aside and interval is None:
         raise ValueError("--without propagation needs key_frames: blocking: a frame whose key is made aside has no answer of the key's own")
-    recording = open_input(options)
-    recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
+    cameras = open_cameras(options)
     model = load_model(settings, without=options.without - {PROPAGATION})
-    truth = open_truth(options, model.card)
-    for note in (*model.notes, *truth.notes):
+    for note in model.notes:
         print(f"dff_replay: {note}", file=sys.stderr)
-    prepare_outputs(options)
+    truths = [open_truth(camera.options, model.card) for camera in cameras]
+    for camera in cameras:
+        prepare_outputs(camera.options)
+    reports: dict[str, Report] = {}
     with ExitStack() as outputs:
-        observers = open_outputs(options, recording.rate, model.card, settings, outputs)
+        bag = open_bag_output(options, cameras[0].recording, outputs)
+        for camera, truth in zip(cameras, truths, strict=True):
+            observers = [] if bag is None else [bag.camera(camera.name, model.card, settings.score_threshold)]
+            reports[camera.topic] = replay_camera(camera, model, settings, truth, observers, interval=interval)
+            print("\n".join([*([camera.topic] if len(cameras) > 1 else []), summary(reports[camera.topic])]))
+    write_report(options.json, {"cameras": reports} if len(cameras) > 1 else reports[cameras[0].topic])
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One stream of a replay."""
+
+    topic: str
+    """Empty for anything but a bag."""
+    name: str
+    """Short for the topic; empty where there is only one camera."""
+    recording: Recording
+    options: argparse.Namespace
+    """The command line, with files of its own where there are several cameras."""
+
+
+def open_cameras(options: argparse.Namespace) -> list[Camera]:
+    """What is replayed, one after the other."""
+    recordings = open_inputs(options)
+    topics = ["" if (bag := bag_of(recording)) is None else bag.topic for recording in recordings]
+    if len(recordings) == 1:
+        return [Camera(topics[0], "", recordings[0], options)]
+    names = camera_names(topics)
+    return [
+        Camera(topic, names[topic], recording, options_of(options, names[topic]))
+        for topic, recording in zip(topics, recordings, strict=True)
+    ]
+
+
+def replay_camera(
+    camera: Camera, model: LoadedModel, settings: EngineSettings, truth: Truth, watching: Sequence[Observer], *, interval: int | None
+) -> Report:
+    """Replay one stream; ``interval`` is l of ``fixed:l`` where every offset is wanted."""
+    options, recording = camera.options, camera.recording
+    recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
+    for note in truth.notes:
+        print(f"dff_replay: {note}", file=sys.stderr)
+    with ExitStack() as outputs:
+        observers = [*watching, *open_outputs(options, recording.rate, model.card, settings, outputs)]
         frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
         copy = PROPAGATION in options.without
         if interval is None:
@@ -77,8 +122,7 @@ def replay(options: argparse.Namespace) -> None:
     warn_unscored(report, options, truth)
     for note in notes_of(recording):
         print(f"dff_replay: {note}", file=sys.stderr)
-    write_report(options.json, report)
-    print(summary(report))
+    return report
 
 
 def prepare_outputs(options: argparse.Namespace) -> None:
@@ -97,30 +141,19 @@ def offset_interval(schedule: Schedule, name: str) -> int:
 
 
 def open_input(options: argparse.Namespace) -> Recording:
-    """The input, cut to ``--range``."""
-    named = {"video": options.video, "frames": options.frames, "bag": options.bag}
-    recording = open_recording(**named, drive=options.drive or 0, topic=options.topic, rate=options.rate, seed=options.seed or 0)
-    return recording if options.range is None else select(recording, *options.range)
+    """The input, cut to ``--range``, of a command that takes one camera."""
+    recordings = open_inputs(options)
+    if len(recordings) > 1:
+        raise ValueError(f"--topic should name one camera here, got {len(recordings)}")
+    return recordings[0]
 
 
-def open_truth(options: argparse.Namespace, card: Card) -> Truth:
-    """The ground truth for the classes of a bundle."""
-    if options.labels is not None and not card.segmentation_classes:
-        raise ValueError(f"--labels: the bundle {card.name!r} has no segmentation")
-    ignored = (*card.ignored_labels, *options.ignore)
-    if options.drive is not None:
-        return Truth(*drive_truth(card.segmentation_classes, card.detection_classes, ignored), card.detection_classes)
-    labels = None if options.labels is None else LabelImages(options.labels, card.segmentation_classes, ignored)
-    boxes: list[BoxSource] = [MaskBoxes(path, name) for path, name in options.box_masks]
-    boxes += [table for path, name in options.boxes if name is not None for table in read_box_table(path, name)]
-    several: list[tuple[Path, Sequence[RowBoxes]]] = [(path, read_box_table(path)) for path, name in options.boxes if name is None]
-    several += [] if options.coco is None else [(options.coco, read_coco(options.coco))]
-    notes = []
-    for path, sources in several:
-        known, note = of_the_model(sources, card.detection_classes, path)
-        boxes += known
-        notes += [note] if note else []
-    return Truth(labels, boxes, card.detection_classes, notes)
+def open_bag_output(options: argparse.Namespace, recording: Recording, outputs: ExitStack) -> BagOutput | None:
+    """The bag of ``--bag-out``, stored as the one that is read, or as MCAP; ``outputs`` closes it."""
+    if options.bag_out is None:
+        return None
+    source = bag_of(recording)
+    return outputs.enter_context(BagOutput(options.bag_out, storage="mcap" if source is None else source.bag.storage))
 
 
 def open_outputs(
@@ -134,22 +167,6 @@ def open_outputs(
     if options.trace is not None:
         observers.append(outputs.enter_context(TraceFile(options.trace)))
     return observers
-
-
-def warn_unscored(report: Report, options: argparse.Namespace, truth: Truth) -> None:
-    """Say so where truth was given and gave no score: most likely a wrong folder or range, or ids that tell no object apart."""
-    boxes = [path for path, _ in (*options.boxes, *options.box_masks)]
-    boxes += [] if options.coco is None else [options.coco]
-    if options.labels is not None and report["segmentation"]["miou"] is None:
-        _warn_unscored(options.labels, "no pixel of a frame is labelled there", "segmentation")
-    if boxes and report["detection"]["map50"] is None:
-        _warn_unscored(", ".join(map(str, boxes)), "no object of a frame is in there", "detection")
-    for reason in truth.unusable_ids if options.every_offset else ():
-        print(f"dff_replay: detection delay leaves out {reason}", file=sys.stderr)
-
-
-def _warn_unscored(files: object, reason: str, task: str) -> None:
-    print(f"dff_replay: nothing was scored with {files}: {reason}, or {task} is off", file=sys.stderr)
 
 
 def device_name(model: LoadedModel) -> str:

@@ -14,7 +14,8 @@ from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypo
 
 from dff_ros.core.results import Detections
 from dff_ros.engine.stream import FrameResult
-from dff_ros.message_fields import JPEG_FORMAT, centre_and_size, frame_info_values, label_names
+from dff_ros.image_encoding import JPEG_FORMAT
+from dff_ros.message_fields import centre_and_size, frame_info_values, label_names
 
 
 def stamp_of(header: Header) -> int:

@@ -13,7 +13,7 @@ from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLi
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import get_types_from_msg
 
-from dff_ros.image_encoding import encode_jpeg, from_array
+from dff_ros.image_encoding import JPEG_FORMAT, encode_jpeg, from_array
 from dff_ros.recording.bag_reader import BagReader
 from dff_ros.recording.bag_recording import BagRecording, damage_reported
 from dff_ros.recording.bag_types import COMPRESSED_IMAGE, IMAGE, IMAGES, Deserializer, new_typestore
@@ -33,7 +33,8 @@ _TRANSIENT = Qos(
 """Of latched topics: whoever plays the bag keeps their last message for late subscribers."""
 
 
-def _listed(bag: BagReader) -> str:
+def listed(bag: BagReader) -> str:
+    """Its topics for an error, with type and count."""
     return ", ".join(f"{topic.name} ({topic.kind}, {topic.count})" for _, topic in sorted(bag.topics.items())) or "no topics"
 
 
@@ -45,16 +46,15 @@ def open_reader(path: str | Path) -> BagReader:
         return BagReader(Path(path))
 
 
-def open_bags(path: str | Path, topics: Sequence[str] = ()) -> list[BagRecording]:
+def open_bags(bag: BagReader, topics: Sequence[str] = ()) -> list[BagRecording]:
     """As ``open_bag``, for each of ``topics``; without any, for the only image topic."""
-    bag = open_reader(path)
     images = {name: topic for name, topic in bag.topics.items() if topic.kind in IMAGES}
     if not topics and len(images) != 1:
         expected = "be given where a bag has several image topics" if images else "be one with images"
-        raise RecordingError(f"topic should {expected}, got none for bag {path} with {_listed(bag)}")
+        raise RecordingError(f"topic should {expected}, got none for bag {bag.path} with {listed(bag)}")
     for name in topics:
         if name not in images:
-            raise RecordingError(f"topic should be the name of an image topic, got {name!r} for bag {path} with {_listed(bag)}")
+            raise RecordingError(f"topic should be the name of an image topic, got {name!r} for bag {bag.path} with {listed(bag)}")
     return [BagRecording(bag, images[name]) for name in topics or images]
 
 
@@ -65,7 +65,7 @@ def open_bag(path: str | Path, topic: str | None = None) -> BagRecording:
     one image topic. Raises RecordingError for what is missing, no bag or wholly damaged, and for a topic that is not there, naming
     those that are.
     """
-    return open_bags(path, () if topic is None else (topic,))[0]
+    return open_bags(open_reader(path), () if topic is None else (topic,))[0]
 
 
 def messages_of(path: str | Path, topic: str | None, *, kind: str, named: str) -> Iterator[Any]:
@@ -121,21 +121,25 @@ class BagWriter:
             self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._typestore, offered_qos_profiles=qos)
         self._writer.write(self._connections[topic], stamp, self._typestore.serialize_cdr(message, kind))
 
-    def write_image(self, topic: str, image: NDArray[Any], stamp: int, *, encoding: str = "rgb8", frame_id: str = "camera") -> None:
-        """An Image message: (H, W, 3) uint8 as rgb8 or bgr8, (H, W) uint8 as mono8."""
+    def write_image(
+        self, topic: str, image: NDArray[Any], stamp: int, *, encoding: str = "rgb8", frame_id: str = "camera", at: int = 0
+    ) -> None:
+        """An Image message: (H, W, 3) uint8 as rgb8 or bgr8, (H, W) uint8 as mono8; recorded ``at`` its stamp or another time."""
         height, width, encoding, step, data = from_array(image, encoding)
         fields = {"height": height, "width": width, "encoding": encoding, "is_bigendian": 0, "step": step, "data": data.reshape(-1)}
-        self.write_fields(topic, stamp, frame_id=frame_id, **fields)
+        self.write_fields(topic, stamp, frame_id=frame_id, at=at, **fields)
 
-    def write_fields(self, topic: str, stamp: int, *, frame_id: str = "camera", **fields: Any) -> None:
+    def write_fields(self, topic: str, stamp: int, *, frame_id: str = "camera", at: int = 0, **fields: Any) -> None:
         """An Image message with just these fields: height, width, encoding, is_bigendian, step and data (flat uint8), fitting or not."""
-        self.write(topic, IMAGE, self.types[IMAGE](header=self.header(stamp, frame_id), **fields), stamp)
+        self.write(topic, IMAGE, self.types[IMAGE](header=self.header(stamp, frame_id), **fields), at or stamp)
 
-    def write_compressed(self, topic: str, frame: Frame, stamp: int, *, quality: int = 90, frame_id: str = "camera") -> None:
+    def write_compressed(
+        self, topic: str, frame: Frame, stamp: int, *, quality: int = 90, frame_id: str = "camera", at: int = 0
+    ) -> None:
         """A CompressedImage message with the JPEG of an RGB frame."""
         data = np.frombuffer(encode_jpeg(frame, quality), np.uint8)
-        message = self.types[COMPRESSED_IMAGE](header=self.header(stamp, frame_id), format="rgb8; jpeg compressed bgr8", data=data)
-        self.write(topic, COMPRESSED_IMAGE, message, stamp)
+        message = self.types[COMPRESSED_IMAGE](header=self.header(stamp, frame_id), format=JPEG_FORMAT, data=data)
+        self.write(topic, COMPRESSED_IMAGE, message, at or stamp)
 
     def header(self, stamp: int, frame_id: str) -> Any:
         """A message's header; ``stamp`` in nanoseconds."""

@@ -1,0 +1,96 @@
+"""Several cameras of one bag: which topics are replayed, what they are called, and which files their outputs go to."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dff_ros.recording.bag_recording import BagRecording
+from dff_ros.recording.bag_topics import TopicDetails, cameras, describe_topics
+from dff_ros.recording.bag_types import IMAGES
+from dff_ros.recording.bags import listed, open_bags, open_reader
+from dff_ros.recording.frames import Recording, select
+from dff_ros.recording.opening import open_recording
+
+ALL = "all"
+"""In place of a topic: every camera of the bag."""
+
+PER_CAMERA = ("video_out", "trace", "html")
+"""Options whose file is of one camera."""
+
+_ONE_CAMERA = ("labels", "boxes", "box_masks", "coco", "keys_from")
+"""Options that belong to the frames of one camera."""
+
+
+def open_inputs(options: argparse.Namespace) -> list[Recording]:
+    """The input, cut to ``--range``: one recording, or one for each camera of a bag that was asked for.
+
+    Raises RecordingError for what cannot be read, ValueError for options that belong to one camera, given with several.
+    """
+    if options.bag is None:
+        named = {"video": options.video, "frames": options.frames}
+        found: Sequence[Recording] = [open_recording(**named, drive=options.drive or 0, rate=options.rate, seed=options.seed or 0)]
+    else:
+        found = open_cameras(options.bag, options.topic or [])
+    if len(found) > 1:
+        for name in _ONE_CAMERA:
+            if getattr(options, name, None):
+                raise ValueError(f"--{name.replace('_', '-')} belongs to one camera, got {len(found)}")
+    return [recording if options.range is None else select(recording, *options.range) for recording in found]
+
+
+def open_cameras(bag: Path, topics: Sequence[str]) -> list[BagRecording]:
+    """The named image topics of a bag; of ``["all"]`` all that can be read; without any the only one."""
+    reader = open_reader(bag)
+    if ALL in topics:
+        if len(topics) > 1:
+            raise ValueError(f"--topic {ALL} should stand alone, got {', '.join(topics)}")
+        topics = cameras(describe_topics(reader))
+    if not topics and sum(topic.kind in IMAGES for topic in reader.topics.values()) > 1:
+        choice = f"--topic NAME, once or several times, or --topic {ALL}"
+        raise ValueError(f"bag {bag} has several image topics, choose with {choice}; it has {listed(reader)}")
+    if len(set(topics)) < len(topics):
+        raise ValueError(f"--topic should name each topic once, got {', '.join(topics)}")
+    return open_bags(reader, topics)
+
+
+def topic_table(bag: Path) -> str:
+    """The topics of a bag with images or detections, one a line, for a person."""
+    topics = describe_topics(open_reader(bag))
+    if not topics:
+        return f"{bag} has no topic with images or detections"
+    widths = [max(len(row[column]) for row in map(_row, topics)) for column in range(4)]
+    lines = []
+    for topic in topics:
+        cells = [cell.ljust(width) for cell, width in zip(_row(topic), widths, strict=True)]
+        lines.append("  ".join([*cells, topic.encoding or ("cannot be read" if topic.problem else "")]).rstrip())
+        lines += [f"    {topic.problem}"] if topic.problem else []
+    return "\n".join(lines)
+
+
+def _row(topic: TopicDetails) -> tuple[str, str, str, str]:
+    rate = "" if topic.rate is None else f"{topic.rate:.3g} Hz"
+    size = "" if topic.size is None else f"{topic.size[0]}x{topic.size[1]}"
+    return topic.name, topic.kind, str(topic.count), f"{rate} {size}".strip()
+
+
+def camera_names(topics: Sequence[str]) -> dict[str, str]:
+    """A short name for each topic: ``/left/image_raw`` is ``left``, as far as that tells them apart."""
+    bases = {topic: topic.strip("/").removesuffix("/compressed") for topic in topics}
+    short = {topic: base.rpartition("/")[0] or base for topic, base in bases.items()}
+    for names in (short, bases):
+        if max(Counter(names.values()).values(), default=0) < 2:
+            return names
+    return {topic: topic.strip("/") for topic in topics}
+
+
+def options_of(options: argparse.Namespace, camera: str) -> argparse.Namespace:
+    """The same options with files of the camera's own: ``out.mp4`` is ``out.left.mp4``."""
+    own = argparse.Namespace(**vars(options))
+    for name in PER_CAMERA:
+        path: Path | None = getattr(options, name, None)
+        if path is not None:
+            setattr(own, name, path.with_name(f"{path.stem}.{camera.replace('/', '_')}{path.suffix}"))
+    return own
