@@ -138,7 +138,7 @@ def _stills(training: Training, dataset: Dataset[Sample]) -> list[Tensor]:
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:
-    """One optimiser step; returns the losses."""
+    """One optimiser step; returns the losses. Raises ValueError where they have no gradient that is a number: no weight is changed."""
     stage, model = training.stage, training.model
     # Sampling of anchors depends on the step alone, so that an interrupted run ends in the same weights.
     torch.manual_seed(hash((training.recipe.seed, training.stage_index, training.step)))
@@ -156,7 +156,10 @@ def training_step(training: Training, batch: Batch) -> dict[str, float]:
     training.optimizer.zero_grad(set_to_none=True)
     if total.requires_grad:  # a batch without a pair says nothing to a stage that trains propagation alone
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        if not bool(norm.isfinite()):
+            said = ", ".join(f"{name} {float(loss.detach()):.3g}" for name, loss in losses.items())
+            raise ValueError(f"stage {stage.name!r}, step {training.step}: the gradients are no numbers any more; losses: {said}")
         training.optimizer.step()
     training.average.update_parameters(model)
     return {name: float(loss.detach()) for name, loss in losses.items()}

@@ -101,6 +101,7 @@ def without_times(value: Any) -> Any:
 
 
 NO_SEGMENTATION = dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
+NO_CONSISTENCY = dict.fromkeys(("miou", "flicker", "iou"))
 NO_DETECTION = dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
 TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in ("all", "key", "propagated")}
 
@@ -127,8 +128,16 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         },
         "loss_by_age": None,
         "agreement": None,
-        "against_per_frame": dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
+        "against_per_frame": {
+            **dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
+            "by_motion": dict.fromkeys(("miou", "agreement", "map50")),
+        },
         "speedup": None,
+        "by_motion": {
+            **dict.fromkeys(("frames", "miou", "map50", "baseline_miou", "baseline_map50")),
+            "objects": dict.fromkeys(("boxes", "map50", "baseline_map50")),
+        },
+        "temporal_consistency": {**NO_CONSISTENCY, "per_frame": NO_CONSISTENCY},
         "input": dict.fromkeys(("topic", "damaged_images", "late_images", "lost")),
     }
     assert steps["propagated"] == TIMES["propagated"]
@@ -189,12 +198,33 @@ def test_boxes_score_the_same_from_a_table_of_classes_and_from_a_coco_file(
     assert capsys.readouterr().err.count("boxes of 'tram' are left out: the model's detection classes are person, car, bicyclist") == 2
 
 
+def test_frames_and_objects_are_scored_by_how_fast_they_move(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    """The picture shifts by 3 of 128 pixels a frame: 2 % of its width. Of a person 30 wide that leaves .82, .67, ... of the box."""
+    options = ("--schedule", "fixed:3", *all_truth(scene))
+    for rate, group in (("0.5", "slow"), ("2", "medium"), ("15", "fast")):
+        report = replayed(tmp_path, fitted_bundle, scene, *options, "--baseline", "--rate", rate)
+        moving = report["by_motion"]
+        assert moving["frames"] == {"slow": 0, "medium": 0, "fast": 0, group: FRAMES - 1}, "the first frame has none before it"
+        for figure in ("miou", "map50", "baseline_miou", "baseline_map50"):
+            assert [name for name, value in moving[figure].items() if value is not None] == [group]
+        assert [name for name, value in report["against_per_frame"]["by_motion"]["agreement"].items() if value is not None] == [group]
+        assert moving["objects"]["boxes"] == {"slow": 0, "medium": 0, "fast": FRAMES}
+    offsets = replayed(tmp_path, fitted_bundle, scene, *options, "--every-offset")
+    assert offsets["by_motion"]["frames"] == {"slow": 0, "medium": 0, "fast": FRAMES - 3}, "frame 2 is the first that is scored"
+    assert sum(offsets["by_motion"]["objects"]["boxes"].values()) == FRAMES - 2, "each frame once, not at every age"
+    assert offsets["temporal_consistency"]["flicker"] is None, "answers at every age do not follow one another"
+
+
 def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "per-frame", "--baseline", *all_truth(scene))
     assert report["agreement"] == 1.0
     assert report["loss_by_age"] == [0]
     assert report["segmentation"] == report["baseline"]["segmentation"]
     assert report["detection"] == report["baseline"]["detection"]
+    assert report["by_motion"]["miou"] == report["by_motion"]["baseline_miou"]
+    steady = report["temporal_consistency"]
+    assert steady["per_frame"] == {name: steady[name] for name in ("miou", "flicker", "iou")}
+    assert 0 < steady["flicker"] < 0.5 < steady["miou"] < 1
     against = report["against_per_frame"]
     assert (against["miou"], against["agreement_by_age"], set(against["agreement_by_class"].values())) == (1.0, [1.0], {1.0, None})
 

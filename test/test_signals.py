@@ -114,3 +114,12 @@ def test_surprise_of_a_large_feature_is_sampled() -> None:
     key_feature[:, :, :30] = torch.randn(1, 4, 30, 80)  # half of it is another scene, where two of three classes differ
     whole = float((head(key_feature).argmax(1) != head(fresh).argmax(1)).float().mean())
     assert surprise(head, key_feature, FlowFields(torch.zeros(1, 2, 60, 80)), fresh) == pytest.approx(whole, abs=0.06)
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (900, 1), (1, 1)])
+def test_surprise_of_a_feature_that_is_one_cell_high_or_wide(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    head = SegmentationHead(4, classes=3)
+    key_feature, fresh = torch.randn(1, 4, *size), torch.randn(1, 4, *size)
+    whole = float((head(key_feature).argmax(1) != head(fresh).argmax(1)).float().mean())
+    assert surprise(head, key_feature, FlowFields(torch.zeros(1, 2, *size)), fresh) == pytest.approx(whole, abs=0.06)

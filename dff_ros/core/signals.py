@@ -124,7 +124,8 @@ def surprise(head: SegmentationHead, key_map: Tensor, fields: FlowFields, fresh:
     """
     height, width = fresh.shape[2:]
     step = max(1, round(math.sqrt(height * width / SAMPLED_CELLS)))
-    sampled = (..., slice(step // 2, None, step), slice(step // 2, None, step))
+    rows, columns = (slice(min(step // 2, size - 1), None, step) for size in (height, width))
+    sampled = (..., rows, columns)
     if len(head.blocks):
         carried = propagate(key_map, fields)
     elif fields.scale is None:

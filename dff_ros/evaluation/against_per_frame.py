@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.metrics import Agreement, Curve, SegmentationScore, curve
 from dff_ros.evaluation.truth import ClassBoxes
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class AgainstPerFrame:
@@ -25,16 +28,17 @@ class AgainstPerFrame:
         self.detection = DetectionScore(detection_classes)
         self._classes = len(detection_classes)
         self._threshold = score_threshold
-        self._agreement: dict[int, Agreement] = {}
+        self._agreement: dict[tuple[int, str | None], Agreement] = {}
 
-    def add(self, result: FrameResult, per_frame: FrameResult, *, age: int) -> None:
-        """Take both answers to one frame."""
+    def add(self, result: FrameResult, per_frame: FrameResult, *, age: int, index: int = 0, motion: str | None = None) -> None:
+        """Take both answers to one source frame; ``motion`` is the group of motion that it belongs to, where that is known."""
         if result.label_map is not None and per_frame.label_map is not None:
             answer, other = result.label_map.labels, per_frame.label_map.labels
-            self.segmentation.add(age, other, answer)
-            self._agreement.setdefault(age, Agreement()).add(answer, other)
+            self.segmentation.add(age, other, answer, motion=motion)
+            self._agreement.setdefault((age, motion), Agreement()).add(answer, other)
         if result.detections is not None and per_frame.detections is not None:
-            self.detection.add(age, as_truth(per_frame.detections, self._classes, self._threshold), result.detections)
+            truth = as_truth(per_frame.detections, self._classes, self._threshold)
+            self.detection.add(age, truth, result.detections, index=index, motion=motion)
 
     @property
     def agreement(self) -> float | None:
@@ -43,7 +47,19 @@ class AgainstPerFrame:
 
     def agreement_by_age(self) -> Curve:
         """The same at each age."""
-        return curve({age: agreement.share for age, agreement in self._agreement.items()})
+        return curve(shares((age, agreement) for (age, _), agreement in self._agreement.items()))
+
+    def agreement_by_motion(self) -> dict[str, float | None]:
+        """The same in each group of motion, all ages together."""
+        return shares((motion, agreement) for (_, motion), agreement in self._agreement.items() if motion is not None)
+
+
+def shares(parts: Iterable[tuple[Key, Agreement]]) -> dict[Key, float | None]:
+    """The share of all parts with the same key together."""
+    sums: dict[Key, Agreement] = {}
+    for key, agreement in parts:
+        sums[key] = sums.get(key, Agreement()) + agreement
+    return {key: agreement.share for key, agreement in sums.items()}
 
 
 def as_truth(detections: Detections, classes: int, score_threshold: float) -> Mapping[int, ClassBoxes]:

@@ -27,6 +27,10 @@ class ScoredFrame:
 
     detections: Detections
     truth: Mapping[int, ClassBoxes]
+    index: int = 0
+    """Of the source frame."""
+    motion: str | None = None
+    """How fast the picture moves there, see ``motion.GROUPS``."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,22 @@ class DetectionScore:
         self._names = class_names
         self._by_age: dict[int, list[ScoredFrame]] = {}
 
-    def add(self, age: int, truth: Mapping[int, ClassBoxes], detections: Detections) -> None:
+    def add(
+        self, age: int, truth: Mapping[int, ClassBoxes], detections: Detections, *, index: int = 0, motion: str | None = None
+    ) -> None:
         """Score one frame; detections of classes without truth, or of which nobody can say whether they are right, are left out."""
         held = {label: replace(known, unknown=None) for label, known in truth.items()}  # masks would add up over a long recording
-        self._by_age.setdefault(age, []).append(ScoredFrame(scorable(detections, truth), held))
+        self._by_age.setdefault(age, []).append(ScoredFrame(scorable(detections, truth), held, index, motion))
+
+    @property
+    def all_frames(self) -> list[ScoredFrame]:
+        """What is held of all frames, in every offset once for each age."""
+        return [frame for frames in self._by_age.values() for frame in frames]
+
+    @property
+    def distinct_frames(self) -> list[ScoredFrame]:
+        """What is held, each source frame once."""
+        return list({frame.index: frame for frame in self.all_frames}.values())
 
     def frames(self, age: int) -> Sequence[ScoredFrame]:
         """What is held of the frames of one age."""
@@ -57,12 +73,20 @@ class DetectionScore:
 
     def by_age(self) -> Curve:
         """AP at IoU .5 at each age."""
-        return curve({age: average_precision(frames).map50 for age, frames in self._by_age.items()})
+        return curve({age: average_precision(frames, only_half=True).map50 for age, frames in self._by_age.items()})
+
+    def by_motion(self) -> dict[str, float | None]:
+        """AP at IoU .5 of the frames of each group of motion, all ages together."""
+        groups: dict[str, list[ScoredFrame]] = {}
+        for frame in self.all_frames:
+            if frame.motion is not None:
+                groups.setdefault(frame.motion, []).append(frame)
+        return {group: average_precision(frames, only_half=True).map50 for group, frames in groups.items()}
 
     def precision(self, *, average_ages: bool) -> AveragePrecision:
         """AP of all frames together or, with ``average_ages``, the mean over the ages."""
         if not average_ages:
-            return average_precision([frame for frames in self._by_age.values() for frame in frames])
+            return average_precision(self.all_frames)
         parts = [average_precision(frames) for frames in self._by_age.values()]
         labels = {label for part in parts for label in part.by_class}
         by_class = {label: float(np.mean([part.by_class[label] for part in parts if label in part.by_class])) for label in labels}
@@ -75,7 +99,7 @@ class DetectionScore:
     def boxes(self, *, average_ages: bool) -> dict[str, int | None]:
         """Boxes to find by class name, None for classes without truth; with ``average_ages`` as every age has seen them: once."""
         counts: Counter[int] = Counter()
-        for frame in (frame for frames in self._by_age.values() for frame in frames):
+        for frame in self.all_frames:
             for label, known in frame.truth.items():
                 counts[label] += int(np.count_nonzero(~known.ignored))
         times = len(self._by_age) if average_ages else 1
@@ -112,10 +136,11 @@ def overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np
     return result
 
 
-def average_precision(frames: Sequence[ScoredFrame]) -> AveragePrecision:
+def average_precision(frames: Sequence[ScoredFrame], *, only_half: bool = False) -> AveragePrecision:
     """pycocotools' AP of some frames, the mean over the classes that have boxes to find.
 
-    Ignored boxes are COCO crowds: detections that lie in them neither count nor punish.
+    Ignored boxes are COCO crowds: detections that lie in them neither count nor punish. With ``only_half`` IoU .5 alone is looked at, in a
+    tenth of the time, and ``map`` is None.
     """
     true, found = [], []
     for image, frame in enumerate(frames, start=1):
@@ -130,12 +155,15 @@ def average_precision(frames: Sequence[ScoredFrame]) -> AveragePrecision:
         evaluation = COCOeval(_coco(true, len(frames), classes), _coco(found, len(frames), classes), "bbox")
         evaluation.params.maxDets = [MOST_DETECTIONS]
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        if only_half:
+            evaluation.params.iouThrs = evaluation.params.iouThrs[:1]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0, 0]  # IoU thresholds x recalls x classes
     present = (precision > -1).all(axis=(0, 1))
     by_class = dict(zip(np.array(classes)[present].tolist(), precision[0, :, present].mean(axis=1).tolist(), strict=True))
-    return AveragePrecision(float(precision[0, :, present].mean()), float(precision[:, :, present].mean()), by_class)
+    everywhere = None if only_half else float(precision[:, :, present].mean())
+    return AveragePrecision(float(precision[0, :, present].mean()), everywhere, by_class)
 
 
 def _annotation(image: int, label: int, box: NDArray[np.floating], **more: float) -> dict[str, object]:

@@ -58,19 +58,28 @@ class ConfusionMatrix:
 
 
 class SegmentationScore:
-    """mIoU of a run: one confusion matrix over all frames, and one for each age."""
+    """mIoU of a run: one confusion matrix over all frames, one for each age and one for each group of motion."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._names = class_names
         self._by_age: dict[int, ConfusionMatrix] = {}
+        self._by_motion: dict[str, ConfusionMatrix] = {}
 
-    def add(self, age: int, truth: NDArray[np.uint8], answer: NDArray[np.uint8]) -> None:
-        """Score one frame's class ids against its truth."""
-        self._by_age.setdefault(age, ConfusionMatrix(len(self._names))).add(truth, answer)
+    def add(self, age: int, truth: NDArray[np.uint8], answer: NDArray[np.uint8], *, motion: str | None = None) -> None:
+        """Score one frame's class ids against its truth; ``motion`` is the group of motion that it belongs to, where that is known."""
+        matrix = ConfusionMatrix(len(self._names))
+        matrix.add(truth, answer)
+        self._by_age.setdefault(age, ConfusionMatrix(len(self._names))).counts += matrix.counts
+        if motion is not None:
+            self._by_motion.setdefault(motion, ConfusionMatrix(len(self._names))).counts += matrix.counts
 
     def by_age(self) -> Curve:
         """mIoU at each age."""
         return curve({age: mean_or_none(matrix.iou()) for age, matrix in self._by_age.items()})
+
+    def by_motion(self) -> dict[str, float | None]:
+        """mIoU of the frames of each group of motion, all ages together."""
+        return {group: mean_or_none(matrix.iou()) for group, matrix in self._by_motion.items()}
 
     def iou(self, *, average_ages: bool) -> dict[str, float | None]:
         """IoU by class name, of all frames together or, with ``average_ages``, the mean over the ages."""

@@ -21,8 +21,9 @@ from dff_ros.evaluation.given_truth import open_truth, warn_unscored
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
-from dff_ros.evaluation.report import Report, build_report, input_figures, summary, write_report
+from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
 from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
+from dff_ros.evaluation.score_report import Report
 from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import Truth
 from dff_ros.evaluation.video import OverlayVideo

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.average_precision import DetectionScore
-from dff_ros.evaluation.delay import DelayFigures
-from dff_ros.evaluation.metrics import Curve, SegmentationScore, describe, difference, mean_or_none
+from dff_ros.evaluation.metrics import Curve, describe, difference, mean_or_none
 from dff_ros.evaluation.run import Replay, Tally
+from dff_ros.evaluation.score_report import (
+    Report,
+    against_figures,
+    consistency_figures,
+    delay_figures,
+    detection_figures,
+    motion_figures,
+    segmentation_figures,
+)
 from dff_ros.recording.frames import Recording
 from dff_ros.recording.opening import bag_of
-
-Report = dict[str, Any]
 
 
 def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
@@ -63,45 +66,9 @@ def comparison(replay: Replay, run: Tally, baseline: Tally | None) -> Report:
         "agreement": None if replay.against is None else replay.against.agreement,
         "against_per_frame": against_figures(replay.against, average_ages=replay.every_offset),
         "speedup": speedup,
+        "by_motion": motion_figures(replay),
+        "temporal_consistency": consistency_figures(replay),
     }
-
-
-def against_figures(against: AgainstPerFrame | None, *, average_ages: bool) -> Report:
-    """The run with per-frame in the place of truth."""
-    against = against or AgainstPerFrame((), (), score_threshold=0.0)
-    segmentation = against.segmentation
-    return {
-        **segmentation_figures(segmentation, average_ages=average_ages),
-        "agreement": against.agreement,
-        "agreement_by_age": against.agreement_by_age() or None,
-        "agreement_by_class": segmentation.recall(average_ages=average_ages) if segmentation else None,
-        **detection_figures(against.detection, average_ages=average_ages),
-    }
-
-
-def segmentation_figures(score: SegmentationScore, *, average_ages: bool) -> Report:
-    """mIoU, IoU and true pixels by class name, mIoU by age."""
-    if not score:
-        return dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
-    by_age, iou = score.by_age(), score.iou(average_ages=average_ages)
-    miou = mean_or_none(by_age if average_ages else iou.values())
-    return {"miou": miou, "iou": iou, "pixels": score.pixels(average_ages=average_ages), "miou_by_age": by_age}
-
-
-def detection_figures(score: DetectionScore, *, average_ages: bool) -> Report:
-    """AP at IoU .5 and .5:.95, AP at .5 and boxes to find by class name, AP at .5 by age."""
-    if not score:
-        return dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
-    precision = score.precision(average_ages=average_ages)
-    by_class = {"ap50": score.named(precision.by_class), "boxes": score.boxes(average_ages=average_ages)}
-    return {"map50": precision.map50, "map": precision.map, **by_class, "map50_by_age": score.by_age()}
-
-
-def delay_figures(delay: DelayFigures | None) -> Report:
-    """Frames until new objects are detected, counted from per-frame's detection."""
-    if delay is None:
-        return dict.fromkeys(item.name for item in fields(DelayFigures))
-    return {**asdict(delay), "histogram": {str(frames): count for frames, count in delay.histogram.items()}}
 
 
 def loss_by_age(run: Tally, per_frame: Tally) -> Curve | None:
@@ -151,6 +118,10 @@ def summary(report: Mapping[str, Any]) -> str:
     scores = [f"{name} {against[key]:.3f}" for name, key in (("mIoU", "miou"), ("AP50", "map50")) if against[key] is not None]
     if scores:
         lines.append(f"as per-frame {', '.join(scores)} with its answers as the truth")
+    steady = report["temporal_consistency"]
+    if steady["flicker"] is not None:
+        beside = "" if steady["per_frame"]["flicker"] is None else f" (per-frame {steady['per_frame']['flicker']:.2%})"
+        lines.append(f"flicker      {steady['flicker']:.2%} of pixels a frame{beside}")
     if report["speedup"] is not None:
         lines.append(f"speed-up     {report['speedup']:.2f} over per-frame, cost ratio {_number(report['cost_ratio'], 3)}")
     return "\n".join(lines)

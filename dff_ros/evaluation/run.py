@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 from dff_ros.core.bundle import Card
 from dff_ros.core.results import Task
@@ -16,8 +17,10 @@ from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.engine.track import Track
 from dff_ros.evaluation.against_per_frame import AgainstPerFrame
 from dff_ros.evaluation.average_precision import DetectionScore
+from dff_ros.evaluation.consistency import TemporalConsistency
 from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
 from dff_ros.evaluation.metrics import SegmentationScore
+from dff_ros.evaluation.motion import MotionMeter
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, as_recorded
 from dff_ros.evaluation.truth import FrameTruth, Truth
@@ -37,11 +40,12 @@ class Tally:
     def __init__(self, segmentation_classes: tuple[str, ...], detection_classes: tuple[str, ...]) -> None:
         self.segmentation = SegmentationScore(segmentation_classes)
         self.detection = DetectionScore(detection_classes)
+        self.consistency = TemporalConsistency(segmentation_classes)
         self.key_ms: list[float] = []
         self.propagated_ms: list[float] = []
 
-    def add(self, result: FrameResult, truth: FrameTruth, *, age: int) -> None:
-        """Take one frame's result; its scores are filed under ``age``, and its time as that of blocking mode.
+    def add(self, result: FrameResult, truth: FrameTruth, *, age: int, index: int = 0, motion: str | None = None) -> None:
+        """Take the result for one source frame; its scores are filed under ``age`` and ``motion``, and its time as that of blocking mode.
 
         Made aside in lock-step, a key's feature comes on top of its frame's propagation, which a blocking key frame does without.
         """
@@ -50,9 +54,9 @@ class Tally:
         else:
             self.key_ms.append(result.step_ms if result.is_key else result.step_ms - result.flow_ms - result.refine_ms)
         if truth.labels is not None and result.label_map is not None:
-            self.segmentation.add(age, truth.labels, result.label_map.labels)
+            self.segmentation.add(age, truth.labels, result.label_map.labels, motion=motion)
         if truth.boxes and result.detections is not None:
-            self.detection.add(age, truth.boxes, result.detections)
+            self.detection.add(age, truth.boxes, result.detections, index=index, motion=motion)
 
     @property
     def step_ms(self) -> list[float]:
@@ -75,24 +79,44 @@ class Replay(Observer):
     frames: int = 0
     against: AgainstPerFrame | None = None
     """The run held against per-frame, where that ran."""
+    meter: MotionMeter | None = None
+    """Measures the motion of frames, where something is scored."""
+    motion: Counter[str] = field(default_factory=Counter)
+    """How many frames are of each group of motion."""
 
     def add(self, answered: AnsweredFrame) -> None:
         """Take what the run and, where it ran, per-frame say about one frame."""
-        result, per_frame, truth = answered.result, answered.per_frame, answered.truth
-        age = result.key_age_frames
-        self.run.add(result, truth, age=age)
+        item, result, per_frame, truth = answered.item, answered.result, answered.per_frame, answered.truth
+        motion = None if self.meter is None else self.meter.of(item)
+        where: Where = {"age": result.key_age_frames, "index": item.index, "motion": None if motion is None else motion.group}
+        if where["motion"] is not None and (where["age"] == 0 or not self.every_offset):
+            self.motion[where["motion"]] += 1
+        self.run.add(result, truth, **where)
+        if not self.every_offset and self.meter is not None:
+            self.run.consistency.add(result.label_map, motion)
         if self.baseline is None or per_frame is None:
             return
-        self.baseline.add(per_frame, truth, age=age)
+        self.baseline.add(per_frame, truth, **where)
+        if not self.every_offset and self.meter is not None:
+            self.baseline.consistency.add(per_frame.label_map, motion)
         if self.against is not None:
-            self.against.add(result, per_frame, age=age)
+            self.against.add(result, per_frame, **where)
 
 
-def new_replay(card: Card, settings: EngineSettings, *, baseline: bool, every_offset: bool = False) -> Replay:
-    """A replay that has taken no frame yet; with ``baseline`` it compares with per-frame."""
+class Where(TypedDict):
+    """What a frame's scores are filed under."""
+
+    age: int
+    index: int
+    motion: str | None
+
+
+def new_replay(card: Card, settings: EngineSettings, truth: Truth, *, baseline: bool, every_offset: bool = False) -> Replay:
+    """A replay that has taken no frame yet; with ``baseline`` it compares with per-frame. Nothing is measured that is not scored."""
     classes = card.segmentation_classes, card.detection_classes
     replay = Replay(Tally(*classes), Tally(*classes) if baseline else None, every_offset)
     replay.against = AgainstPerFrame(*classes, score_threshold=settings.score_threshold) if baseline else None
+    replay.meter = MotionMeter() if baseline or truth.given else None
     return replay
 
 
@@ -117,7 +141,7 @@ def lock_step(
     """
     stream = open_stream(model, settings, key_delay, recorded)
     per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
-    replay = new_replay(model.card, settings, baseline=baseline)
+    replay = new_replay(model.card, settings, truth, baseline=baseline)
     replay.key_delay = key_delay if stream.makes_keys_aside and recorded is None else None
     key_answer: FrameResult | None = None
     for item in warmed_up(frames, model, settings):
@@ -185,7 +209,7 @@ def every_offset(
     offsets are all phases of the schedule, so the delay of new objects is followed through the same answers.
     """
     stream = FeatureFlowStream(model, settings)
-    replay = new_replay(model.card, settings, baseline=True, every_offset=True)
+    replay = new_replay(model.card, settings, truth, baseline=True, every_offset=True)
     followed = truth.identified and settings.detection and Task.DETECTION in model.networks.tasks
     delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if followed else None
     keys: deque[AnsweredKey] = deque(maxlen=interval)

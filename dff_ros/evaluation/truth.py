@@ -86,6 +86,11 @@ class Truth:
             self._boxes[index] = source
 
     @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return self.labels is not None or bool(self._boxes)
+
+    @property
     def unusable_ids(self) -> list[str]:
         """The classes whose boxes come with ids that tell no object apart, and why not."""
         return [f"{source.class_name!r}: {source.unusable_ids}" for source in self._boxes.values() if source.unusable_ids]
