@@ -10,7 +10,7 @@ import pytest
 from test_bags import stamp
 from test_replay_bags import bag_of, pattern, replayed
 
-from dff_ros.evaluation.cameras import camera_names, open_cameras
+from dff_ros.evaluation.cameras import bag_cameras, camera_names
 from dff_ros.evaluation.replay import main
 from dff_ros.recording.bag_topics import describe_topics
 from dff_ros.recording.bags import BagWriter, open_reader
@@ -64,7 +64,7 @@ def test_listing_prints_them_and_ends(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_all_takes_every_camera_once(tmp_path: Path) -> None:
-    found = open_cameras(mixed(tmp_path / "bag"), ["all"])
+    found = bag_cameras(mixed(tmp_path / "bag"), ["all"])
     assert [item.topic for item in found] == ["/bayer", "/front/image"]
 
 

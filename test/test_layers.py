@@ -26,8 +26,14 @@ LAYERS: dict[str, set[str]] = {
     "dff_ros/recording": {"dff_ros.image_encoding", "numpy", "cv2", "yaml", "rosbags", "lz4", "backports", "zstandard"},
     "dff_ros/evaluation": {
         *("dff_ros.engine", "dff_ros.core", "dff_ros.recording", "dff_ros.overlay", "dff_ros.message_fields", "dff_ros.image_encoding"),
-        *("torch", "numpy", "cv2", "yaml", "pycocotools", "tqdm"),
+        "dff_ros.report",
+        *("torch", "numpy", "cv2", "yaml", "pycocotools", "tqdm", "plotly", "jinja2"),
     },
+    "dff_ros/tuning": {
+        *("dff_ros.evaluation", "dff_ros.engine", "dff_ros.core", "dff_ros.recording"),
+        *("torch", "numpy", "yaml", "tqdm"),
+    },
+    "dff_ros/report": {"dff_ros.overlay", "numpy", "cv2", "plotly", "jinja2", "markupsafe"},
     "dff_ros/node": {
         *("dff_ros.engine", "dff_ros.core.results", "dff_ros.core.bundle", "dff_ros.recording"),
         *("dff_ros.image_encoding", "dff_ros.overlay", "dff_ros.message_fields", "numpy", "rclpy", "cv_bridge", "tqdm", *MESSAGES),
@@ -144,6 +150,8 @@ def test_imports_are_found_wherever_they_stand(source: str, expected: set[str]) 
         ("dff_ros/core", "dff_ros.engine.stream"),
         ("dff_ros/engine", "dff_ros.recording"),
         ("dff_ros/evaluation", "dff_ros.node.messages"),
+        ("dff_ros/report", "dff_ros.evaluation.metrics"),
+        ("dff_ros/report", "torch"),
         ("dff_ros/node", "dff_ros.evaluation.metrics"),
         ("dff_ros/node", "dff_ros.core.model"),
         ("dff_ros/node", "torch"),

@@ -45,6 +45,12 @@ class AgreementTable:
     def __len__(self) -> int:
         return len(self.losses)
 
+    @property
+    def oldest(self) -> int:
+        """The age up to which the table reaches."""
+        ages: int = self.losses.shape[1]
+        return ages - 1
+
     def save(self, path: Path) -> None:
         """Write the table as .npz."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +86,7 @@ class TableRows:
 
     def __init__(self, oldest: int) -> None:
         self._oldest = oldest
-        self._rows: list[tuple[Sequence[float], Sequence[Told], Sequence[NDArray[np.int64]]]] = []
-        self._stamps: list[int] = []
+        self._rows: list[tuple[int, Sequence[float], Sequence[Told], Sequence[NDArray[np.int64]]]] = []
         self._firsts: list[int] = []
 
     def __len__(self) -> int:
@@ -93,8 +98,7 @@ class TableRows:
 
     def add(self, stamp: int, told: Sequence[Told], losses: Sequence[float], confusions: Sequence[NDArray[np.int64]]) -> None:
         """One frame, everything by age; no confusions where there is no truth."""
-        self._rows.append((losses, told, confusions))
-        self._stamps.append(stamp)
+        self._rows.append((stamp, losses, told, confusions))
 
     def table(self) -> AgreementTable:
         """Of all frames so far."""
@@ -102,9 +106,9 @@ class TableRows:
         losses = np.full((frames, ages), np.nan, np.float32)
         signals = np.full((frames, ages, len(SIGNALS)), np.nan, np.float32)
         surprises = np.full((frames, ages), np.nan, np.float32)
-        labelled = bool(self._rows) and all(confused for _, _, confused in self._rows)
-        confusions = np.zeros((frames, ages, *self._rows[0][2][0].shape), np.int64) if labelled else None
-        for index, (lost, told, confused) in enumerate(self._rows):
+        labelled = bool(self._rows) and all(confused for _, _, _, confused in self._rows)
+        confusions = np.zeros((frames, ages, *self._rows[0][3][0].shape), np.int64) if labelled else None
+        for index, (_, lost, told, confused) in enumerate(self._rows):
             losses[index, : len(lost)] = lost
             surprises[index, : len(told)] = [each.surprise for each in told]
             for age, each in enumerate(told):
@@ -112,8 +116,8 @@ class TableRows:
                     signals[index, age] = astuple(each.signals)
             if confusions is not None:
                 confusions[index, : len(confused)] = confused
-        firsts = np.array(self._firsts or [0], np.int64)
-        return AgreementTable(losses, signals, surprises, np.array(self._stamps, np.int64), firsts, confusions)
+        stamps = np.array([stamp for stamp, _, _, _ in self._rows], np.int64)
+        return AgreementTable(losses, signals, surprises, stamps, np.array(self._firsts or [0], np.int64), confusions)
 
 
 @torch.inference_mode()
@@ -153,7 +157,6 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
     renewal: Renewal | None = None
     ages = table.losses.shape[1]
     beginnings = set(table.firsts.tolist())
-    told = table.signals.astype(float)
     for frame in range(len(table)):
         if frame in beginnings:
             if frame:
@@ -166,7 +169,8 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
             keys.append(frame)
             renewal = None
             continue
-        pair = _pair(table, frame, age, Signals(age, *told[frame, age, 1:]), renewal)
+        interval = int(table.stamps[frame] - table.stamps[frame - 1])
+        pair = pair_on(table, frame, age, age=age, renewal=renewal, interval_ns=interval)
         decision = schedule.is_key_frame(pair)
         if decision:
             keys.append(frame)
@@ -174,18 +178,34 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
     return keys
 
 
-def _pair(table: AgreementTable, frame: int, age: int, signals: Signals, renewal: Renewal | None) -> FramePair:
+def pair_on(
+    table: AgreementTable,
+    frame: int,
+    distance: int,
+    *,
+    age: int,
+    renewal: Renewal | None,
+    interval_ns: int | None = None,
+    spent_ms: float | None = None,
+) -> FramePair:
+    """What a schedule is shown of a frame whose key lies ``distance`` frames of the recording before it, of which ``age`` were processed.
+
+    Signals are those of the oldest age where the table ends before.
+    """
+
     def no_fields() -> None:
         """The table holds signals alone; a schedule must not need more."""
 
+    told = table.signals[frame, min(distance, table.oldest), 1:].astype(float)
     return FramePair(
         age=age,
-        age_ns=int(table.stamps[frame] - table.stamps[frame - age]),
+        age_ns=int(table.stamps[frame] - table.stamps[frame - distance]),
         pixels_per_cell=1.0,
         compute_fields=no_fields,  # type: ignore[arg-type]
-        compute_signals=lambda fields: signals,
+        compute_signals=lambda fields: Signals(age, *told),
         renewal=renewal,
-        interval_ns=int(table.stamps[frame] - table.stamps[frame - 1]),
+        interval_ns=interval_ns,
+        spent_ms=spent_ms,
     )
 
 

@@ -142,6 +142,12 @@ def average_precision(frames: Sequence[ScoredFrame], *, only_half: bool = False)
     Ignored boxes are COCO crowds: detections that lie in them neither count nor punish. With ``only_half`` IoU .5 alone is looked at, in a
     tenth of the time, and ``map`` is None.
     """
+    evaluation = match_boxes(frames, only_half=only_half)
+    return AveragePrecision(None, None) if evaluation is None else sum_up(evaluation)
+
+
+def match_boxes(frames: Sequence[ScoredFrame], *, only_half: bool) -> COCOeval | None:
+    """Detections held against the truth, frame by frame (images 1, 2, ...), for :func:`sum_up`; None where no box counts."""
     true, found = [], []
     for image, frame in enumerate(frames, start=1):
         for label, known in frame.truth.items():
@@ -149,7 +155,7 @@ def average_precision(frames: Sequence[ScoredFrame], *, only_half: bool = False)
         answers = zip(frame.detections.boxes, frame.detections.scores, frame.detections.labels, strict=True)
         found += [_annotation(image, int(label), box, score=float(score)) for box, score, label in answers]
     if all(annotation["iscrowd"] for annotation in true):
-        return AveragePrecision(None, None)
+        return None
     classes = sorted({label for frame in frames for label in frame.truth})
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_coco(true, len(frames), classes), _coco(found, len(frames), classes), "bbox")
@@ -158,11 +164,20 @@ def average_precision(frames: Sequence[ScoredFrame], *, only_half: bool = False)
         if only_half:
             evaluation.params.iouThrs = evaluation.params.iouThrs[:1]
         evaluation.evaluate()
+    return evaluation
+
+
+def sum_up(evaluation: COCOeval) -> AveragePrecision:
+    """AP over all images of an evaluation; None where none of them has a box that counts."""
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0, 0]  # IoU thresholds x recalls x classes
     present = (precision > -1).all(axis=(0, 1))
-    by_class = dict(zip(np.array(classes)[present].tolist(), precision[0, :, present].mean(axis=1).tolist(), strict=True))
-    everywhere = None if only_half else float(precision[:, :, present].mean())
+    if not present.any():
+        return AveragePrecision(None, None)
+    classes = np.array(evaluation.params.catIds)[present].tolist()
+    by_class = dict(zip(classes, precision[0, :, present].mean(axis=1).tolist(), strict=True))
+    everywhere = None if len(evaluation.params.iouThrs) == 1 else float(precision[:, :, present].mean())
     return AveragePrecision(float(precision[0, :, present].mean()), everywhere, by_class)
 
 

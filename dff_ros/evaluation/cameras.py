@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dff_ros.recording.bag_recording import BagRecording
@@ -12,7 +13,7 @@ from dff_ros.recording.bag_topics import TopicDetails, cameras, describe_topics
 from dff_ros.recording.bag_types import IMAGES
 from dff_ros.recording.bags import listed, open_bags, open_reader
 from dff_ros.recording.frames import Recording, select
-from dff_ros.recording.opening import open_recording
+from dff_ros.recording.opening import bag_of, open_recording
 
 ALL = "all"
 """In place of a topic: every camera of the bag."""
@@ -24,6 +25,40 @@ _ONE_CAMERA = ("labels", "boxes", "box_masks", "coco", "keys_from")
 """Options that belong to the frames of one camera."""
 
 
+@dataclass(frozen=True)
+class Camera:
+    """One stream of a replay."""
+
+    topic: str
+    """Empty for anything but a bag."""
+    name: str
+    """Short for the topic; empty where there is only one camera."""
+    recording: Recording
+    options: argparse.Namespace
+    """The command line, with files of its own where there are several cameras."""
+
+
+def open_cameras(options: argparse.Namespace) -> list[Camera]:
+    """What is replayed, one after the other."""
+    recordings = open_inputs(options)
+    topics = ["" if (bag := bag_of(recording)) is None else bag.topic for recording in recordings]
+    if len(recordings) == 1:
+        return [Camera(topics[0], "", recordings[0], options)]
+    names = camera_names(topics)
+    return [
+        Camera(topic, names[topic], recording, options_of(options, names[topic]))
+        for topic, recording in zip(topics, recordings, strict=True)
+    ]
+
+
+def open_input(options: argparse.Namespace) -> Recording:
+    """The input, cut to ``--range``, of a command that takes one camera."""
+    recordings = open_inputs(options)
+    if len(recordings) > 1:
+        raise ValueError(f"--topic should name one camera here, got {len(recordings)}")
+    return recordings[0]
+
+
 def open_inputs(options: argparse.Namespace) -> list[Recording]:
     """The input, cut to ``--range``: one recording, or one for each camera of a bag that was asked for.
 
@@ -33,7 +68,7 @@ def open_inputs(options: argparse.Namespace) -> list[Recording]:
         named = {"video": options.video, "frames": options.frames}
         found: Sequence[Recording] = [open_recording(**named, drive=options.drive or 0, rate=options.rate, seed=options.seed or 0)]
     else:
-        found = open_cameras(options.bag, options.topic or [])
+        found = bag_cameras(options.bag, options.topic or [])
     if len(found) > 1:
         for name in _ONE_CAMERA:
             if getattr(options, name, None):
@@ -41,7 +76,7 @@ def open_inputs(options: argparse.Namespace) -> list[Recording]:
     return [recording if options.range is None else select(recording, *options.range) for recording in found]
 
 
-def open_cameras(bag: Path, topics: Sequence[str]) -> list[BagRecording]:
+def bag_cameras(bag: Path, topics: Sequence[str]) -> list[BagRecording]:
     """The named image topics of a bag; of ``["all"]`` all that can be read; without any the only one."""
     reader = open_reader(bag)
     if ALL in topics:

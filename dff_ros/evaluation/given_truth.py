@@ -12,8 +12,8 @@ from dff_ros.evaluation.box_table import read_box_table
 from dff_ros.evaluation.coco_truth import read_coco
 from dff_ros.evaluation.drive_truth import drive_truth
 from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
-from dff_ros.evaluation.report import Report
 from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
+from dff_ros.evaluation.score_report import Report
 from dff_ros.evaluation.truth import BoxSource, Truth
 
 

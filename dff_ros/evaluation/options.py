@@ -52,7 +52,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     measure.add_argument("--bag-out", type=Path, metavar="DIR", help=bag_out)
     trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
     measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
+    page = "a page that holds figures, plots and the worst frames, to open in a browser; needs no network"
+    measure.add_argument("--html", type=Path, metavar="OUT.html", help=page)
     options = parser.parse_args(arguments)
+    options.arguments = arguments
     check_input(parser, options)
     if options.list_topics and options.bag is None:
         parser.error("--list-topics belongs to --bag")

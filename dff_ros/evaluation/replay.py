@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -16,8 +15,9 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.bag_output import BagOutput
-from dff_ros.evaluation.cameras import camera_names, open_inputs, options_of, topic_table
+from dff_ros.evaluation.cameras import Camera, open_cameras, topic_table
 from dff_ros.evaluation.given_truth import open_truth, warn_unscored
+from dff_ros.evaluation.html_report import HtmlReport
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
@@ -66,37 +66,16 @@ def replay(options: argparse.Namespace) -> None:
     reports: dict[str, Report] = {}
     with ExitStack() as outputs:
         bag = open_bag_output(options, cameras[0].recording, outputs)
-        for camera, truth in zip(cameras, truths, strict=True):
-            observers = [] if bag is None else [bag.camera(camera.name, model.card, settings.score_threshold)]
-            reports[camera.topic] = replay_camera(camera, model, settings, truth, observers, interval=interval)
+        pages = [open_page(camera.options, model.card, settings, schedule) for camera in cameras]
+        for camera, truth, page in zip(cameras, truths, pages, strict=True):
+            watching: list[Observer] = [] if page is None else [page]
+            watching += [] if bag is None else [bag.camera(camera.name, model.card, settings.score_threshold)]
+            reports[camera.topic] = replay_camera(camera, model, settings, truth, watching, interval=interval)
             print("\n".join([*([camera.topic] if len(cameras) > 1 else []), summary(reports[camera.topic])]))
     write_report(options.json, {"cameras": reports} if len(cameras) > 1 else reports[cameras[0].topic])
-
-
-@dataclass(frozen=True)
-class Camera:
-    """One stream of a replay."""
-
-    topic: str
-    """Empty for anything but a bag."""
-    name: str
-    """Short for the topic; empty where there is only one camera."""
-    recording: Recording
-    options: argparse.Namespace
-    """The command line, with files of its own where there are several cameras."""
-
-
-def open_cameras(options: argparse.Namespace) -> list[Camera]:
-    """What is replayed, one after the other."""
-    recordings = open_inputs(options)
-    topics = ["" if (bag := bag_of(recording)) is None else bag.topic for recording in recordings]
-    if len(recordings) == 1:
-        return [Camera(topics[0], "", recordings[0], options)]
-    names = camera_names(topics)
-    return [
-        Camera(topic, names[topic], recording, options_of(options, names[topic]))
-        for topic, recording in zip(topics, recordings, strict=True)
-    ]
+    for camera, page in zip(cameras, pages, strict=True):
+        if page is not None:
+            page.write(reports[camera.topic], camera.recording, arguments=options.arguments)
 
 
 def replay_camera(
@@ -128,7 +107,7 @@ def replay_camera(
 
 def prepare_outputs(options: argparse.Namespace) -> None:
     """Make the folders of the outputs before the work is done, so that it is not done in vain."""
-    for output in filter(None, (options.json, options.video_out, options.trace)):
+    for output in filter(None, (options.json, options.video_out, options.trace, options.html)):
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -139,14 +118,6 @@ def offset_interval(schedule: Schedule, name: str) -> int:
     if not isinstance(schedule, FixedSchedule):
         raise ValueError(f"--every-offset needs --schedule fixed:N, got {name!r}")
     return schedule.key_frame_interval
-
-
-def open_input(options: argparse.Namespace) -> Recording:
-    """The input, cut to ``--range``, of a command that takes one camera."""
-    recordings = open_inputs(options)
-    if len(recordings) > 1:
-        raise ValueError(f"--topic should name one camera here, got {len(recordings)}")
-    return recordings[0]
 
 
 def open_bag_output(options: argparse.Namespace, recording: Recording, outputs: ExitStack) -> BagOutput | None:
@@ -168,6 +139,14 @@ def open_outputs(
     if options.trace is not None:
         observers.append(outputs.enter_context(TraceFile(options.trace)))
     return observers
+
+
+def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings, schedule: Schedule) -> HtmlReport | None:
+    """The HTML report, where it is asked for; raises ValueError where its libraries are missing."""
+    if options.html is None:
+        return None
+    interval = schedule.key_frame_interval if isinstance(schedule, FixedSchedule) else None
+    return HtmlReport(options.html, card=card, settings=settings, interval=interval)
 
 
 def device_name(model: LoadedModel) -> str:

@@ -1,0 +1,107 @@
+"""What a replay's report (the JSON of ``dff_replay``) says, looked up in one place; sections that are absent or null were not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Report = Mapping[str, Any]
+Curve = Sequence["float | None"]
+
+TRUTH_SCORES = (("mIoU", "segmentation", "miou", "miou_by_age"), ("AP50", "detection", "map50", "map50_by_age"))
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of a run, beside per-frame's on the same frames where it ran."""
+
+    name: str
+    run: float
+    per_frame: float | None
+    by_age: Curve = ()
+    per_frame_by_age: Curve = ()
+    against_truth: bool = True
+
+    @property
+    def loss(self) -> float | None:
+        """Per-frame minus run, a fraction; negative where the run is better."""
+        return None if self.per_frame is None else self.per_frame - self.run
+
+
+def at(report: Report, *path: str) -> Any:
+    """What stands under nested keys; None where any of them is missing or null."""
+    value: Any = report
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def scores(report: Report) -> list[Score]:
+    """The scores that were measured: against truth, else agreement with per-frame (which agrees with itself, 1)."""
+    found = []
+    for name, task, key, curve in TRUTH_SCORES:
+        run = at(report, task, key)
+        if run is not None:
+            per_frame = at(report, "baseline", task, key)
+            curves = at(report, task, curve) or (), at(report, "baseline", task, curve) or ()
+            found.append(Score(name, run, per_frame, *curves))
+    agreement = at(report, "agreement")
+    if not found and agreement is not None:
+        found.append(Score("agreement with per-frame", agreement, 1.0, against_truth=False))
+    return found
+
+
+def pace(report: Report) -> tuple[str, Mapping[str, Any]]:
+    """The times that matter: latencies where frames arrived by a clock, else step times; with what they are called."""
+    if at(report, "latency_ms", "all", "mean") is not None:
+        return "latency", report["latency_ms"]
+    return "step time", at(report, "step_ms") or {}
+
+
+def has_baseline(report: Report) -> bool:
+    """Whether per-frame ran on the same frames."""
+    return at(report, "baseline", "step_ms", "all", "mean") is not None or any(score.loss is not None for score in scores(report))
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One line of the per-class table; None where the class does not occur in the truth, or per-frame did not run."""
+
+    name: str
+    run: float | None
+    per_frame: float | None
+    amount: float | None = None
+    """How much of it there is: pixels or boxes of the truth."""
+
+    @property
+    def loss(self) -> float | None:
+        """Per-frame minus run."""
+        return None if self.run is None or self.per_frame is None else self.per_frame - self.run
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """One score by class."""
+
+    score: str
+    unit: str
+    """What ``ClassRow.amount`` counts."""
+    rows: Sequence[ClassRow]
+    against_truth: bool = True
+
+
+def class_tables(report: Report) -> list[ClassTable]:
+    """IoU and AP50 by class, of classes that occur: against truth where there is any, else against per-frame's answers."""
+    found = []
+    for score, task, kind, key, unit in (("IoU", "segmentation", "miou", "iou", "pixels"), ("AP50", "detection", "map50", "ap50", "boxes")):
+        section, baseline, true = at(report, task), at(report, "baseline", task, key) or {}, True
+        if at(report, task, kind) is None:
+            section, baseline, true = at(report, "against_per_frame"), {}, False
+        values, amounts = at(section or {}, key), at(section or {}, unit) or {}
+        if not isinstance(values, Mapping):
+            continue
+        rows = [ClassRow(name, value, baseline.get(name), amounts.get(name)) for name, value in values.items() if value is not None]
+        if rows:
+            found.append(ClassTable(score, unit, rows, true))
+    return found
