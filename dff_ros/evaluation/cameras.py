@@ -21,6 +21,9 @@ ALL = "all"
 PER_CAMERA = ("video_out", "trace", "html")
 """Options whose file is of one camera."""
 
+PER_CAMERA_TOPICS = ("label_topic", "detection_topic")
+"""Options given once for each camera, in the order of ``--topic``."""
+
 _ONE_CAMERA = ("labels", "boxes", "box_masks", "coco", "keys_from")
 """Options that belong to the frames of one camera."""
 
@@ -46,8 +49,8 @@ def open_cameras(options: argparse.Namespace) -> list[Camera]:
         return [Camera(topics[0], "", recordings[0], options)]
     names = camera_names(topics)
     return [
-        Camera(topic, names[topic], recording, options_of(options, names[topic]))
-        for topic, recording in zip(topics, recordings, strict=True)
+        Camera(topic, names[topic], recording, options_of(options, names[topic], place))
+        for place, (topic, recording) in enumerate(zip(topics, recordings, strict=True))
     ]
 
 
@@ -68,27 +71,32 @@ def open_inputs(options: argparse.Namespace) -> list[Recording]:
         named = {"video": options.video, "frames": options.frames}
         found: Sequence[Recording] = [open_recording(**named, drive=options.drive or 0, rate=options.rate, seed=options.seed or 0)]
     else:
-        found = bag_cameras(options.bag, options.topic or [])
+        found = bag_cameras(options.bag, options.topic or [], options.label_topic)
     if len(found) > 1:
         for name in _ONE_CAMERA:
             if getattr(options, name, None):
                 raise ValueError(f"--{name.replace('_', '-')} belongs to one camera, got {len(found)}")
+    for name in PER_CAMERA_TOPICS:
+        given = getattr(options, name)
+        if given and len(given) != len(found):
+            raise ValueError(f"--{name.replace('_', '-')} should be given once for each of {len(found)} cameras, got {len(given)}")
     return [recording if options.range is None else select(recording, *options.range) for recording in found]
 
 
-def bag_cameras(bag: Path, topics: Sequence[str]) -> list[BagRecording]:
-    """The named image topics of a bag; of ``["all"]`` all that can be read; without any the only one."""
+def bag_cameras(bag: Path, topics: Sequence[str], truth: Sequence[str] = ()) -> list[BagRecording]:
+    """The named image topics of a bag; of ``["all"]`` all that can be read, but for ``truth``; without any the only one."""
     reader = open_reader(bag)
     if ALL in topics:
         if len(topics) > 1:
             raise ValueError(f"--topic {ALL} should stand alone, got {', '.join(topics)}")
-        topics = cameras(describe_topics(reader))
-    if not topics and sum(topic.kind in IMAGES for topic in reader.topics.values()) > 1:
+        topics = [name for name in cameras(describe_topics(reader)) if name not in truth]
+    images = [topic.name for topic in reader.topics.values() if topic.kind in IMAGES and topic.name not in truth]
+    if not topics and len(images) > 1:
         choice = f"--topic NAME, once or several times, or --topic {ALL}"
         raise ValueError(f"bag {bag} has several image topics, choose with {choice}; it has {listed(reader)}")
     if len(set(topics)) < len(topics):
         raise ValueError(f"--topic should name each topic once, got {', '.join(topics)}")
-    return open_bags(reader, topics)
+    return open_bags(reader, topics or images)
 
 
 def topic_table(bag: Path) -> str:
@@ -121,9 +129,11 @@ def camera_names(topics: Sequence[str]) -> dict[str, str]:
     return {topic: topic.strip("/") for topic in topics}
 
 
-def options_of(options: argparse.Namespace, camera: str) -> argparse.Namespace:
-    """The same options with files of the camera's own: ``out.mp4`` is ``out.left.mp4``."""
+def options_of(options: argparse.Namespace, camera: str, place: int) -> argparse.Namespace:
+    """The same options with truth and files of the camera's own: ``out.mp4`` is ``out.left.mp4``; ``place`` is the camera's among all."""
     own = argparse.Namespace(**vars(options))
+    for name in PER_CAMERA_TOPICS:
+        setattr(own, name, getattr(options, name)[place : place + 1])
     for name in PER_CAMERA:
         path: Path | None = getattr(options, name, None)
         if path is not None:

@@ -85,28 +85,37 @@ def read_class_ids(path: Path, frame: StampedFrame) -> NDArray[np.uint8]:
     return image.astype(np.uint8, copy=False)
 
 
+class ClassIds:
+    """From ids in label images to those of the model."""
+
+    def __init__(self, class_names: Sequence[str], ignored: Sequence[int]) -> None:
+        """``ignored`` lists the ids that are not scored; 255 never is."""
+        self._classes = len(class_names)
+        self._ids = np.full(256, -1, np.int16)
+        self._ids[: self._classes] = np.arange(self._classes)
+        self._ids[[*ignored, UNLABELLED]] = UNLABELLED
+
+    def of_the_model(self, raw: NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
+        """(H, W) uint8 class ids, 255 where not scored; raises TruthError, naming ``source``, for an id that is no class."""
+        labels = self._ids[raw]
+        if (labels < 0).any():
+            wrong = ", ".join(map(str, np.unique(raw[labels < 0])[:5]))
+            raise TruthError(f"{source} has label {wrong}; the model's classes are 0..{self._classes - 1} (see --ignore)")
+        return labels.astype(np.uint8)
+
+
 class LabelImages:
     """Segmentation truth: one image of class ids for each labelled frame."""
 
     def __init__(self, folder: Path, class_names: Sequence[str], ignored: Sequence[int]) -> None:
         """``ignored`` lists the ids that are not scored; 255 never is."""
         self._images = matched_images(folder)
-        self._classes = len(class_names)
-        self._ids = np.full(256, -1, np.int16)
-        self._ids[: self._classes] = np.arange(self._classes)
-        self._ids[[*ignored, UNLABELLED]] = UNLABELLED
+        self._ids = ClassIds(class_names, ignored)
 
     def labels_of(self, frame: StampedFrame) -> NDArray[np.uint8] | None:
         """(H, W) uint8 class ids, 255 where not scored; None for a frame without a label image."""
         path = self._images.find(frame)
-        if path is None:
-            return None
-        raw = read_class_ids(path, frame)
-        labels = self._ids[raw]
-        if (labels < 0).any():
-            wrong = ", ".join(map(str, np.unique(raw[labels < 0])[:5]))
-            raise TruthError(f"{path} has label {wrong}; the model's classes are 0..{self._classes - 1} (see --ignore)")
-        return labels.astype(np.uint8)
+        return None if path is None else self._ids.of_the_model(read_class_ids(path, frame), str(path))
 
 
 class MaskBoxes:

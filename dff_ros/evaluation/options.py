@@ -85,8 +85,11 @@ def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--seed belongs to --drive")
     if options.drive is not None and (options.labels or options.boxes or options.box_masks or options.coco):
         parser.error("--drive brings its own truth")
-    if options.topic is not None and options.bag is None:
-        parser.error("--topic belongs to --bag")
+    for name in ("topic", "label_topic", "detection_topic"):
+        if getattr(options, name) and options.bag is None:
+            parser.error(f"--{name.replace('_', '-')} belongs to --bag")
+    if options.labels is not None and options.label_topic:
+        parser.error("--labels and --label-topic are truth for the same pixels")
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +136,12 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--boxes", type=file_and_perhaps_class, action="append", default=[], metavar="FILE.csv[:CLASS]", help=table)
     coco = "boxes of several classes, by their names; images belong to frames by file_name"
     group.add_argument("--coco", type=Path, metavar="FILE.json", help=coco)
+    labels = "mono8 images of class ids in the bag, by their stamps; with several cameras one for each --topic, in order"
+    group.add_argument("--label-topic", action="append", default=[], metavar="T", help=labels)
+    detections = "Detection2DArray in the bag, classes by name or index; :CLASS,CLASS says of which classes it tells, else of all"
+    group.add_argument(
+        "--detection-topic", type=topic_and_classes, action="append", default=[], metavar="T[:CLASS,CLASS]", help=detections
+    )
     masks = "objects are the connected components of value 255"
     group.add_argument("--box-masks", type=file_and_class, action="append", default=[], metavar="DIR:CLASS", help=masks)
 
@@ -174,6 +183,15 @@ def parts(text: str) -> frozenset[str]:
     if not names <= known:
         raise argparse.ArgumentTypeError(f"parts are {', '.join(sorted(known))}, got {text!r}")
     return names
+
+
+def topic_and_classes(text: str) -> tuple[str, tuple[str, ...]]:
+    """``TOPIC`` or ``TOPIC:CLASS,CLASS``; no topic's name has a colon."""
+    topic, colon, names = text.partition(":")
+    classes = tuple(names.split(",")) if colon else ()
+    if not topic or not all(classes):
+        raise argparse.ArgumentTypeError(f"should be TOPIC or TOPIC:CLASS,CLASS, got {text!r}")
+    return topic, classes
 
 
 def file_and_class(text: str) -> tuple[Path, str]:
