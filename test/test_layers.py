@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
         *("torch", "numpy", "cv2", "yaml", "pycocotools", "tqdm", "plotly", "jinja2"),
     },
     "dff_ros/tuning": {
-        *("dff_ros.evaluation", "dff_ros.engine", "dff_ros.core", "dff_ros.recording"),
+        *("dff_ros.evaluation", "dff_ros.engine", "dff_ros.core", "dff_ros.recording", "dff_ros.report"),
         *("torch", "numpy", "yaml", "tqdm"),
     },
     "dff_ros/report": {"dff_ros.overlay", "numpy", "cv2", "plotly", "jinja2", "markupsafe"},

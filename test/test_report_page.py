@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("plotly", reason="plotly is not installed")
 
 from browser import PlotCounter, open_page
-from report_data import frame_table, report, unmeasured
+from report_data import frame_table, report, times, unmeasured
 
 from dff_ros.evaluation.replay import main
 from dff_ros.report.frame_table import FrameTable
@@ -83,7 +83,7 @@ def test_a_broken_page_would_be_noticed(replayed: Path, tmp_path: Path) -> None:
 
 def test_nothing_of_the_users_becomes_code_and_a_long_recording_opens(tmp_path: Path) -> None:
     segmentation = {"miou": 0.5, "iou": {EVIL: 0.5}, "pixels": {EVIL: 3}, "miou_by_age": [0.5, 0.4]}
-    figures = report(frames=20_000, segmentation=segmentation, schedule=EVIL, drops={EVIL: EVIL})
+    figures = report(frames=20_000, segmentation=segmentation, schedule=EVIL, provenance={EVIL: EVIL})
     worst = [WorstFrame(EVIL, EVIL, [Picture(EVIL, EVIL, PIXEL)])]
     named = {"recording": EVIL, "notes": [EVIL], "model": EVIL, "command": EVIL, "label_colours": {EVIL: (1, 2, 3)}}
     text = page(figures, frame_table(20_000, interval=2, reason=EVIL), worst, **named)
@@ -114,12 +114,28 @@ def test_what_was_not_measured_is_admitted() -> None:
 
 
 def test_sections_of_other_modes_are_shown_where_they_are_there() -> None:
-    provenance = {"all": "abc123", "versions": {"torch": "2.13"}}
-    text = page(report(drops={"frames": 3}, streaming={"miou": 0.5123}, provenance=provenance), frame_table())
-    shown = {"drops frames": "3", "streaming miou": "0.5123", "provenance all": "abc123", "provenance versions torch": "2.13"}
-    for name, value in shown.items():
+    provenance = {"hash": "abc123", "used": {"schedule": "fixed:4", "baseline": True}, "versions": {"torch": "2.13"}}
+    clock = {"drops": {"count": 3, "rate": 0.075}, "streaming": {"miou": 0.5123, "lateness_ms": times(50.0)}}
+    baseline = {**report()["baseline"], "streaming": {"miou": 0.4}, "latency_ms": {"all": times(200.0)}}
+    text = page(report(**clock, latency_ms={"all": times(60.0)}, baseline=baseline, provenance=provenance), frame_table())
+    for name, value in {"hash": "abc123", "versions torch": "2.13", "used baseline": "yes"}.items():
         assert f'<th scope="row">{name}</th><td>{value}</td>' in text
-    assert 'id="live"' not in page(report(drops=None, streaming=None, provenance=None), frame_table())
+    assert "used schedule" not in text  # it has its place among the settings
+    live = {"frames dropped": ("7.5%", "–"), "mIoU of what is known": ("0.512", "0.400"), "latency, mean, ms": ("60.0", "200.0")}
+    for name, (run, own) in live.items():
+        assert f'<th scope="row">{name}</th><td>{run}</td><td>{own}</td>' in text
+    assert "mIoU over mean latency: per-frame 0.400 at 200 ms; fixed:4 0.512 at 60.0 ms." in text
+    assert "lateness of what is known, p95, ms" in text
+    lock_step = page(report(drops={"count": None, "rate": None}, streaming={"miou": None}, provenance=None), frame_table())
+    assert 'id="live"' not in lock_step and 'id="motion"' not in lock_step
+
+
+def test_scores_by_motion_are_shown_where_they_are_there() -> None:
+    groups = {"slow": 0.5, "medium": None, "fast": 0.25}
+    objects = {"boxes": {"slow": 0, "medium": 0, "fast": 7}, "map50": {"slow": None, "medium": None, "fast": 0.125}, "baseline_map50": None}
+    motion = {"frames": {"slow": 30, "medium": 0, "fast": 10}, "miou": groups, "baseline_miou": groups, "map50": None, "objects": objects}
+    (body,) = re.findall(r'<section id="motion">(.*?)</section>', page(report(by_motion=motion), frame_table()), re.DOTALL)
+    assert re.findall(r'<th scope="row">(\w+)</th><td>([0-9.]+)</td>', body) == [("slow", "0.500"), ("fast", "0.250"), ("fast", "0.125")]
 
 
 def test_without_plotly_one_line_says_what_to_install(

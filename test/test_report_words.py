@@ -29,7 +29,7 @@ def test_the_loss_is_told_in_points_with_where_it_is() -> None:
     words = lost(report())
     assert "mIoU is 0.600, per-frame's 0.650 on the same frames: 5.0 points lost." in words
     assert "AP50 is 0.800, per-frame's 0.801 on the same frames: no loss to speak of." in words
-    assert "the loss of mIoU goes from +3.0 points at age 1 to +15.0 points at age 3." in words
+    assert "By age of the key frame, the loss of mIoU is +3.0 points at age 1 and +10.0 points at ages 2 to 3." in words
     assert "Most is lost on IoU of car (9.0 points), IoU of road (1.0 point)." in words
     assert "the loss of AP50" not in words
     assert "93.0% of the pixels get the class that per-frame gives them." in words
@@ -78,9 +78,11 @@ def test_keeping_up_with_the_recording() -> None:
 
 def test_drops_by_the_clock_are_counted() -> None:
     latency = {"all": times(60.0), "key": times(140.0), "propagated": times(50.0)}
-    said = keeps_up(report(drops=3, latency_ms=latency), 100.0)
-    assert "3 of 40 were dropped (7.5%). Latency, from arrival to answer, is 60.0 ms" in said
-    assert keeps_up(report(drops=0, latency_ms=latency), 100.0).startswith("Yes")
+    baseline = {**report()["baseline"], "drops": {"count": 20, "rate": 0.5}}
+    said = keeps_up(report(drops={"count": 3, "rate": 0.075}, latency_ms=latency, baseline=baseline), 100.0)
+    assert "3 frames (7.5%) were dropped; per-frame would drop 50.0%. Latency, from arrival to answer, is 60.0 ms" in said
+    assert keeps_up(report(drops={"count": 0, "rate": 0.0}, latency_ms=latency), 100.0).startswith("Yes")
+    assert "keeps up on the whole" in keeps_up(report(drops={"count": None, "rate": None}), 100.0)
 
 
 def test_advice_follows_the_figures() -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from browser import open_page
 from conftest import tiny_card
 
 from dff_ros.core.bundle import build_model, read_card, save_bundle
@@ -23,7 +24,7 @@ from dff_ros.tuning.command import main
 from dff_ros.tuning.measuring import Measuring
 from dff_ros.tuning.tune import Tuning, Wish
 
-FRAMES, RATE = 20, 20.0
+FRAMES, RATE = 16, 20.0
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +36,16 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Time few steps, without pauses."""
+    patch.setattr("dff_ros.tuning.timing.STEPS", 9)
+    patch.setattr("dff_ros.tuning.timing.PAUSE_MS", 0.0)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time fewer steps."""
-    monkeypatch.setattr("dff_ros.tuning.timing.STEPS", 9)
+    """As ``hurry``, for one test."""
+    hurry(monkeypatch)
 
 
 def arguments(frames: Path, bundle: Path, to: Path, *more: str) -> list[str]:
@@ -51,7 +58,7 @@ def tuned(frames: Path, refined_bundle: Path, tmp_path_factory: pytest.TempPathF
     """The folder that a run with two sizes wrote; the first-best candidate was run by the clock."""
     folder = tmp_path_factory.mktemp("tuned") / "to"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dff_ros.tuning.timing.STEPS", 9)
+        hurry(patch)
         assert main(arguments(frames, refined_bundle, folder, "--sizes", "1,0.6", "--verify", "1")) == 0
     return folder
 
@@ -137,10 +144,10 @@ def interrupting(after: int) -> Any:
 def test_an_interruption_keeps_what_was_measured(
     frames: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Measuring, "add", interrupting(15))
+    monkeypatch.setattr(Measuring, "add", interrupting(13))
     assert main(arguments(frames, tiny_bundle, tmp_path, "--sizes", "1")) == 130
-    assert content(tmp_path)["interrupted"] and content(tmp_path)["frames_looked_at"] == 15
-    assert "Interrupted: 15 of 20" in capsys.readouterr().out
+    assert content(tmp_path)["interrupted"] and content(tmp_path)["frames_looked_at"] == 13
+    assert "Interrupted: 13 of 16" in capsys.readouterr().out
     assert read_parameters(tmp_path / "params.yaml")
 
 
@@ -193,3 +200,22 @@ def test_truth_decides_where_it_is_given(tiny_bundle: Path) -> None:
     answers = measured[0].answers()
     scores = answers.scores(np.arange(14), np.zeros(14, np.intp))
     assert not interrupted and scores.miou is not None and scores.agreement == pytest.approx(1.0)
+
+
+def test_the_page_shows_the_recommendation_and_escapes_what_is_written(tuned: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    from dff_ros.report.tuning_page import render_tuning
+
+    found = content(tuned)
+    written = (tuned / "report.html").read_text()
+    assert f"<h1>{found['recommended']}</h1>" in written
+    assert all(name in written for name in found["front"]) and "schedule: " in written
+    evil = render_tuning({**found, "recording": "<script>alert('x')</script>"}, parameters="</code><b>", command="&")
+    assert "<script>alert" not in evil and "</code><b>" not in evil
+
+
+def test_a_browser_shows_the_page_without_an_error(tuned: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    opened = open_page(tuned / "report.html", tmp_path / "profile")
+    assert opened.console == []
+    assert 'class="main-svg"' in opened.dom and "frame interval" in opened.dom

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from test_gap import made_up
+from tuning import HeldOut
 
 from dff_ros.core.results import Detections
 from dff_ros.engine.schedule import TimedSchedule, parse_schedule
@@ -218,3 +219,13 @@ def test_steps_are_sorted_by_what_they_had_to_do() -> None:
 
 def test_the_excess_of_nothing_is_nothing() -> None:
     assert Goal(100.0).excess(figures(0.5, math.inf)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "p95", "holds"),
+    [(0.024, 54.0, True), (0.016, 46.0, True), (0.026, 50.0, False), (0.014, 50.0, False), (0.02, 56.0, False), (0.02, 44.0, False)],
+)
+def test_a_recommendation_holds_within_half_a_point_and_a_tenth_of_its_latency(loss: float, p95: float, holds: bool) -> None:
+    outcome = HeldOut("drive", promised=figures(0.02, 50.0), found=figures(loss, p95))
+    assert outcome.holds == holds
+    assert ("DOES NOT HOLD" in outcome.table()) != holds

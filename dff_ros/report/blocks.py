@@ -10,9 +10,12 @@ import plotly.graph_objects as go
 
 from dff_ros.report.figures import Curve, Point, accuracy_over_latency, by_age, times_histogram
 from dff_ros.report.frame_table import FrameTable
-from dff_ros.report.measures import Report, Score, at, pace, scores
+from dff_ros.report.measures import Report, Score, at, pace, scores, streaming_scores
 from dff_ros.report.phrases import ms
 from dff_ros.report.timeline import MOST_POINTS, is_thinned, timeline
+
+GROUPS = ("accuracy", "times", "timeline", "age")
+"""Sections of the page that hold figures."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Block:
     name: str
     """Unique on the page."""
     group: str
-    """``accuracy``, ``times``, ``timeline`` or ``age``: the section that shows it."""
+    """One of ``GROUPS``."""
     title: str
     caption: str
     alt: str
@@ -41,8 +44,11 @@ def accuracy_blocks(report: Report) -> Iterator[Block]:
     """Each score over the time of a frame: per-frame, where it ran, and the run."""
     name, times = pace(report)
     mean, late = at(times, "all", "mean"), at(times, "all", "p95")
-    own_mean, own_late = at(report, "baseline", "step_ms", "all", "mean"), at(report, "baseline", "step_ms", "all", "p95")
-    for score in scores(report) if mean is not None else ():
+    own = "latency_ms" if name == "latency" else "step_ms"
+    own_mean, own_late = at(report, "baseline", own, "all", "mean"), at(report, "baseline", own, "all", "p95")
+    streaming = streaming_scores(report)
+    known = " The score is that of what is known when a frame comes." if streaming else ""
+    for score in streaming or scores(report) if mean is not None else ():
         points = [Point(str(report["schedule"]), mean, score.run, late)]
         if score.per_frame is not None and own_mean is not None:
             points.insert(0, Point("per-frame", own_mean, score.per_frame, own_late, baseline=True))
@@ -51,7 +57,7 @@ def accuracy_blocks(report: Report) -> Iterator[Block]:
             f"accuracy-{score.name.split()[0].lower()}",
             "accuracy",
             f"{score.name} over {name}",
-            f"Further up is more accurate, further left is faster. The dot is the mean {name}, the whisker ends at the 95th percentile.",
+            f"Up is more accurate, left is faster. The dot is the mean {name}, its whisker ends at the 95th percentile.{known}",
             f"{score.name} over mean {name}: {told}.",
             accuracy_over_latency(points, accuracy=score.name, latency=f"{name}, ms"),
         )

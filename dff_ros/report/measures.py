@@ -29,7 +29,7 @@ class Score:
         return None if self.per_frame is None else self.per_frame - self.run
 
 
-def at(report: Report, *path: str) -> Any:
+def at(report: Any, *path: str) -> Any:
     """What stands under nested keys; None where any of them is missing or null."""
     value: Any = report
     for key in path:
@@ -105,3 +105,62 @@ def class_tables(report: Report) -> list[ClassTable]:
         if rows:
             found.append(ClassTable(score, unit, rows, true))
     return found
+
+
+MOTIONS = ("slow", "medium", "fast")
+
+
+def motion_tables(report: Report) -> list[ClassTable]:
+    """Scores of frames, and of objects, that move slowly, faster and fast; empty where motion was not measured."""
+    section, against = at(report, "by_motion"), at(report, "against_per_frame", "by_motion")
+    objects = at(report, "by_motion", "objects")
+    counts = at(report, "by_motion", "frames")
+    known = [
+        ("mIoU, by motion of the frame", "frames", counts, section, "miou", True),
+        ("AP50, by motion of the frame", "frames", counts, section, "map50", True),
+        ("AP50, by motion of the object", "boxes", at(objects, "boxes"), objects, "map50", True),
+        ("agreement, by motion of the frame", "frames", counts, against, "agreement", False),
+    ]
+    tables = []
+    for name, unit, amounts, source, key, true in known:
+        values, baseline = at(source, key), at(source, f"baseline_{key}")
+        rows = [ClassRow(label, at(values, label), at(baseline, label), at(amounts, label)) for label in MOTIONS]
+        if any(row.run is not None for row in rows):
+            tables.append(ClassTable(name, unit, [row for row in rows if row.run is not None], true))
+    return tables
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """One figure of a run by the clock, as it is shown, beside per-frame's own run by the clock."""
+
+    name: str
+    run: str
+    per_frame: str
+
+
+STREAMING = (("mIoU", "miou"), ("AP50", "map50"), ("agreement with per-frame", "agreement"))
+
+
+def streaming_scores(report: Report) -> list[Score]:
+    """Scores of what is known when a frame comes; empty where frames did not arrive by a clock."""
+    found: list[Score] = []
+    for name, key in STREAMING:
+        run, own = at(report, "streaming", key), at(report, "baseline", "streaming", key)
+        if run is not None and not (key == "agreement" and found):
+            found.append(Score(name, run, own, against_truth=key != "agreement"))
+    return found
+
+
+def live_rows(report: Report) -> list[LiveRow]:
+    """Drops, lateness, latency and streaming accuracy; empty where frames did not arrive by a clock."""
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [("frames dropped", "{:.1%}", ("drops", "rate"))]
+    wanted += [(f"{name} of what is known", "{:.3f}", ("streaming", key)) for name, key in STREAMING]
+    for name, place in (("latency", ("latency_ms", "all")), ("lateness of what is known", ("streaming", "lateness_ms"))):
+        wanted += [(f"{name}, {which}, ms", "{:.1f}", (*place, which)) for which in ("mean", "p95", "max")]
+    rows = []
+    for name, form, path in wanted if at(report, "drops", "rate") is not None else ():
+        run, own = at(report, *path), at(report, "baseline", *path)
+        if run is not None:
+            rows.append(LiveRow(name, form.format(run), "–" if own is None else form.format(own)))
+    return rows

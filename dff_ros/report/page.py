@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from dff_ros.report.blocks import blocks_of
+from dff_ros.report.blocks import GROUPS, blocks_of
 from dff_ros.report.frame_table import FrameTable
-from dff_ros.report.measures import Report, at, class_tables, pace
+from dff_ros.report.measures import Report, at, class_tables, live_rows, motion_tables, pace
 from dff_ros.report.pictures import WorstFrame
 from dff_ros.report.words import summarise
 
@@ -53,25 +53,32 @@ def write_page(path: Path, report: Report, frames: FrameTable, worst: Sequence[W
 
 def render(report: Report, frames: FrameTable, worst: Sequence[WorstFrame], about: About, *, rule: str) -> str:
     """The page as HTML."""
-    loader = PackageLoader("dff_ros.report")
-    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.filters.update(share=share, points=signed_points, shown=shown)
     name, times = pace(report)
-    return pages.get_template("report.html").render(
+    found = blocks_of(report, frames)
+    return render_template(
+        "report.html",
         about=about,
         report=report,
         summary=summarise(report, description=about.recording, notes=about.notes, model=about.model, period_ms=frames.period_ms),
-        blocks={block.name: block for block in blocks_of(report, frames)},
-        figure_json=figure_json,
+        blocks={group: [block for block in found if block.group == group] for group in GROUPS},
         times={"name": name, "rows": time_rows(report, times)},
         class_tables=class_tables(report),
-        live=dict(flattened({key: at(report, key) for key in ("streaming", "drops")})),
+        motion_tables=motion_tables(report),
+        live=live_rows(report),
         delay=dict(flattened({key: value for key, value in (at(report, "detection_delay") or {}).items() if key in DELAY})),
         worst=worst,
         rule=rule,
-        provenance=dict(flattened({key: at(report, key) for key in ("input", "provenance")})),
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        provenance=dict(flattened(origin(report, about.settings))),
     )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """A page of the folder ``templates``: ``base.html`` brings style and scripts, ``macros.html`` plots and tables."""
+    loader = PackageLoader("dff_ros.report")
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters.update(share=share, points=signed_points, shown=shown)
+    script = Markup(get_plotlyjs().replace("</script", "<\\/script"))
+    return pages.get_template(name).render(figure_json=figure_json, plotly=script, **values)
 
 
 DELAY = ("mean", "p90", "appearances", "missed")
@@ -89,6 +96,15 @@ def time_rows(report: Report, times: Mapping[str, Any]) -> list[tuple[str, list[
     rows.append(("per-frame, step time", at(report, "baseline", "step_ms", "all")))
     names = ("mean", "p50", "p95", "p99", "max")
     return [(kind, [described.get(name) for name in names]) for kind, described in rows if described and described.get("mean") is not None]
+
+
+def origin(report: Report, settings: Sequence[Setting]) -> dict[str, Any]:
+    """Where the figures come from: what of the input was read, hashes, versions, the machine; settings have a table of their own."""
+    named = {setting.name for setting in settings}
+    made = {**(at(report, "provenance") or {})}
+    if isinstance(made.get("used"), Mapping):
+        made["used"] = {name: value for name, value in made["used"].items() if name not in named}
+    return {"input": at(report, "input"), **made}
 
 
 def flattened(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

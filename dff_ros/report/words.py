@@ -76,10 +76,9 @@ def lost(report: Report) -> str:
         said.append("No ground truth was given: this tells how far the answers are per-frame's, not how right they are.")
     elif not has_baseline(report):
         said.append("What per-frame reaches on these frames was not measured (--baseline), so the loss is not known.")
-    said += [sentence for score in measured if (sentence := age_sentence(score))]
-    if sentence := class_sentence(report):
-        said.append(sentence)
-    return " ".join(said)
+    said += [age_sentence(score) for score in measured]
+    said += [class_sentence(report), flicker_sentence(report)]
+    return " ".join(filter(None, said))
 
 
 def score_sentence(score: Score) -> str:
@@ -95,21 +94,37 @@ def score_sentence(score: Score) -> str:
 
 
 def age_sentence(score: Score) -> str:
-    """How the loss grows with the age of the key."""
+    """What is lost soon after a key frame, and what later."""
     pairs = list(zip(score.by_age, score.per_frame_by_age, strict=False))
     losses = {age: own - run for age, (run, own) in enumerate(pairs) if age and run is not None and own is not None}
     if len(losses) < 3 or max(map(abs, losses.values())) < SLIGHT:
         return ""
-    young, old = min(losses), max(losses)
-    at_young, at_old = (f"{100 * losses[age]:+.1f} points at age {age}" for age in (young, old))
-    return f"As the key frame ages, the loss of {score.name} goes from {at_young} to {at_old}."
+    ages = sorted(losses)
+    young, old = ages[: len(ages) // 2], ages[len(ages) // 2 :]
+    means = [f"{100 * sum(losses[age] for age in part) / len(part):+.1f} points at {age_range(part)}" for part in (young, old)]
+    return f"By age of the key frame, the loss of {score.name} is {means[0]} and {means[1]}."
+
+
+def age_range(ages: Sequence[int]) -> str:
+    """``age 1``, ``ages 2 to 5``."""
+    return f"age {ages[0]}" if len(ages) == 1 else f"ages {ages[0]} to {ages[-1]}"
 
 
 def class_sentence(report: Report) -> str:
     """The classes that lose most."""
-    losses = [(row.loss, f"{table.score} of {row.name}") for table in class_tables(report) for row in table.rows if row.loss is not None]
+    tables = [table for table in class_tables(report) if len(table.rows) > 1]
+    losses = [(row.loss, f"{table.score} of {row.name}") for table in tables for row in table.rows if row.loss is not None]
     worst = sorted((item for item in losses if item[0] > 0.01), reverse=True)[:3]
     return f"Most is lost on {', '.join(f'{name} ({points(loss)})' for loss, name in worst)}." if worst else ""
+
+
+def flicker_sentence(report: Report) -> str:
+    """How steady class maps are."""
+    run, own = at(report, "temporal_consistency", "flicker"), at(report, "temporal_consistency", "per_frame", "flicker")
+    if run is None:
+        return ""
+    beside = "" if own is None else f", with per-frame {own:.1%}"
+    return f"From one frame to the next {run:.1%} of the pixels change their class though motion does not explain it{beside}."
 
 
 def gained(report: Report) -> str:
@@ -151,17 +166,17 @@ def keeps_up(report: Report, period_ms: float | None) -> str:
 
 def drops_sentence(report: Report) -> str:
     """What a replay by the clock dropped."""
-    drops = at(report, "drops")
-    dropped = drops if isinstance(drops, int) else at(report, "drops", "frames")
+    dropped, rate = at(report, "drops", "count"), at(report, "drops", "rate")
     name, times = pace(report)
-    if not isinstance(dropped, int) or isinstance(dropped, bool) or name != "latency":
+    if dropped is None or rate is None or name != "latency":
         return ""
-    total = report["frames"] or 1
     mean, p95 = ms(at(times, "all", "mean")), ms(at(times, "all", "p95"))
     late = f"Latency, from arrival to answer, is {mean} on average and {p95} at the 95th percentile."
     if not dropped:
         return f"Yes: with frames arriving by their stamps none was dropped. {late}"
-    return f"Not quite: with frames arriving by their stamps {dropped} of {total} were dropped ({dropped / total:.1%}). {late}"
+    own = at(report, "baseline", "drops", "rate")
+    beside = "" if own is None else f"; per-frame would drop {own:.1%}"
+    return f"Not quite: with frames arriving by their stamps {frames(dropped)} ({rate:.1%}) were dropped{beside}. {late}"
 
 
 def tiles(report: Report, period_ms: float | None) -> list[Tile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from dff_ros.evaluation.given_truth import open_truth
 from dff_ros.evaluation.options import Parser, add_input, add_truth, check_input, count, positive
 from dff_ros.evaluation.truth import Truth
 from dff_ros.tuning.candidates import SIZES
-from dff_ros.tuning.outputs import FIGURES, PARAMS, words, write_outputs
+from dff_ros.tuning.outputs import FIGURES, PAGE, PARAMS, words, write_outputs
 from dff_ros.tuning.recommendation import TARGETS, parse_targets
-from dff_ros.tuning.tune import Tuned, Wish, tune
+from dff_ros.tuning.tune import MOST_VERIFIED, Tuned, Wish, tune
 
 BUNDLES = ("street", "street_light")
 
@@ -29,42 +30,52 @@ def main(arguments: list[str] | None = None) -> int:
     """Run ``dff_tune``; returns the exit code."""
     options = parse_arguments(arguments)
     try:
-        outcome = run(options)
+        outcome, files = run(options, shlex.join(["dff_tune", *(sys.argv[1:] if arguments is None else arguments)]))
     except (ValueError, OSError) as error:
         print(f"dff_tune: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"\ndff_tune: interrupted, nothing was written to {options.to}", file=sys.stderr)
         return INTERRUPTED
-    print("\n".join([*words(outcome), f"written: {options.to / PARAMS}, {options.to / FIGURES}"]))
+    print("\n".join([*words(outcome), f"written: {', '.join(map(str, files))}"]))
+    if files[-1].name != PAGE:
+        print(f"dff_tune: {PAGE} needs plotly and Jinja2: pip install 'plotly>=5,<8' 'Jinja2>=3,<4'", file=sys.stderr)
     if outcome.interrupted:
         return INTERRUPTED
     return 0 if outcome.reached else UNREACHED
 
 
-def run(options: argparse.Namespace) -> Tuned:
-    """Tune and write; raises ValueError or OSError in one line."""
+def run(options: argparse.Namespace, command: str) -> tuple[Tuned, list[Path]]:
+    """Tune and write; returns the files too. Raises ValueError or OSError in one line."""
     if options.to.exists() and not options.to.is_dir():
         raise ValueError(f"--to should be a folder, got {options.to}")
     options.to.mkdir(parents=True, exist_ok=True)
-    extra = {name: value for name in ("device", "threads") if (value := getattr(options, name)) is not None}
-    wish = Wish(
+    tuned = tune(open_input(options), wish_of(options), lambda card: truth_of(options, card), say=say)
+    return tuned, write_outputs(options.to, tuned, given_settings(options), command=command)
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, object]:
+    """Settings that are not tuned but given."""
+    return {name: value for name in ("device", "threads") if (value := getattr(options, name)) is not None}
+
+
+def wish_of(options: argparse.Namespace) -> Wish:
+    """What the command line asks for; raises ValueError in one line."""
+    return Wish(
         bundles=tuple(dict.fromkeys(options.model or BUNDLES)),
         sizes=options.sizes,
         targets=parse_targets(options.target),
         minutes=options.minutes,
         verified=options.verify,
-        base=EngineSettings().with_values(extra),
+        base=EngineSettings().with_values(given_settings(options)),
     )
 
-    def truth_for(card: Card) -> Truth:
-        truth = open_truth(options, card)
-        say(*truth.notes)
-        return truth
 
-    tuned = tune(open_input(options), wish, truth_for, say=say)
-    write_outputs(options.to, tuned, extra)
-    return tuned
+def truth_of(options: argparse.Namespace, card: Card) -> Truth:
+    """The truth that the command line names; what of it is left out is said."""
+    truth = open_truth(options, card)
+    say(*truth.notes)
+    return truth
 
 
 def say(*lines: str) -> None:
@@ -80,7 +91,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add_input(parser)
     add_truth(parser)
     group = parser.add_argument_group("tuning")
-    written = f"folder for {PARAMS} (for dff_node and dff_replay) and {FIGURES}"
+    written = f"folder for {PARAMS} (for dff_node and dff_replay), {FIGURES} and {PAGE}"
     group.add_argument("--to", type=Path, required=True, metavar="DIR", help=written)
     target = "; ".join(f"{name}: {meaning}" for name, meaning in TARGETS.items())
     group.add_argument("--target", action="append", default=[], metavar="NAME=VALUE,...", help=f"upper bounds ({target})")
@@ -90,7 +101,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument("--sizes", type=shares, default=",".join(f"{size:g}" for size in SIZES), metavar="1,0.8,...", help=sizes)
     group.add_argument("--minutes", type=positive, default=10.0, metavar="M", help="about how long this may take (%(default)g)")
     verify = "run so many of the best by the clock at most, until the best is one of them (%(default)s); 0 promises what was simulated"
-    group.add_argument("--verify", type=count, default=3, metavar="N", help=verify)
+    group.add_argument("--verify", type=count, default=MOST_VERIFIED, metavar="N", help=verify)
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
     group.add_argument("--threads", type=count, metavar="N", help="CPU threads, as the node's parameter")
     options = parser.parse_args(arguments)

@@ -18,14 +18,24 @@ from dff_ros.tuning.losses import __doc__ as loss_definition
 from dff_ros.tuning.recommendation import Tried, reasons, rule
 from dff_ros.tuning.tune import Tuned
 
-PARAMS, FIGURES = "params.yaml", "tune.json"
+PARAMS, FIGURES, PAGE = "params.yaml", "tune.json", "report.html"
 
 
-def write_outputs(folder: Path, tuned: Tuned, extra: dict[str, object]) -> None:
-    """Write ``params.yaml`` and ``tune.json``; ``extra`` are parameters that the user gave and that belong to the recommendation."""
+def write_outputs(folder: Path, tuned: Tuned, extra: dict[str, object], *, command: str) -> list[Path]:
+    """Write parameters, figures and, where the libraries for it are installed, the page; returns the files.
+
+    ``extra`` are parameters that the user gave and that belong to the recommendation, ``command`` is the command line.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PARAMS).write_text(parameter_file(tuned, extra), encoding="utf-8")
-    write_report(folder / FIGURES, as_json(tuned))
+    parameters, found = parameter_file(tuned, extra), as_json(tuned)
+    (folder / PARAMS).write_text(parameters, encoding="utf-8")
+    write_report(folder / FIGURES, found)
+    try:
+        from dff_ros.report.tuning_page import write_tuning_page  # not before: plotly is optional
+    except ModuleNotFoundError:
+        return [folder / PARAMS, folder / FIGURES]
+    write_tuning_page(folder / PAGE, found, parameters=parameters, command=command)
+    return [folder / PARAMS, folder / FIGURES, folder / PAGE]
 
 
 def parameter_file(tuned: Tuned, extra: dict[str, object]) -> str:
@@ -49,10 +59,13 @@ def words(tuned: Tuned) -> list[str]:
     """The recommendation, what it promises and why; a line each."""
     chosen = tuned.recommended
     lines = [f"{chosen.candidate.name}: {rule(tuned.goal)}."]
+    run = sum(one.verified is not None for one in tuned.tried)
+    nothing = f"NONE OF THE {run} THAT WERE RUN" if run else "NOTHING"
     if not tuned.reached:
-        lines.append(f"NOTHING REACHES THE TARGET: this comes nearest, and misses it {tuned.goal.excess(chosen.figures):.2f} times over.")
+        missed = f"misses it {tuned.goal.excess(chosen.figures):.2f} times over"
+        lines.append(f"{nothing} REACHES THE TARGET: this comes nearest, and {missed}.")
     if not tuned.goal.targets and not tuned.goal.keeps_up(chosen.figures):
-        lines.append("NOTHING KEEPS UP WITH THE RECORDING: this comes nearest.")
+        lines.append(f"{nothing} KEEPS UP WITH THE RECORDING: this comes nearest.")
     lines.append(promise(chosen, 1e3 / tuned.goal.interval_ms))
     lines += reasons(chosen, tuned.tried, tuned.goal)
     if tuned.interrupted:

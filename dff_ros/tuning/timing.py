@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from dff_ros.engine.loading import LoadedModel
@@ -20,6 +21,9 @@ KEY_INTERVAL = 4
 
 WARM_UP = 6
 
+PAUSE_MS = 30.0
+"""Most that is waited after a step, where the camera is slower: after a pause steps take longer, as caches and threads have gone cold."""
+
 Way = tuple[bool, bool]
 """Whether the schedule is an adaptive one, and whether key frames are made aside."""
 
@@ -31,8 +35,8 @@ def times_of(candidate: Candidate, times: Times) -> StepTimes:
     return times[candidate.adaptive, candidate.key_frames == "aside"]
 
 
-def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence[StampedFrame]) -> Times:
-    """Time all ways of running one network on ``frames``, played forwards and backwards as fast as they are answered."""
+def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence[StampedFrame], *, interval_ms: float) -> Times:
+    """Time all ways of running one network on ``frames``, played forwards and backwards with a pause that such a frame interval leaves."""
     times: dict[Way, StepTimes] = {}
     for adaptive, aside in itertools.product((False, True), repeat=2):
         # An adaptive schedule that looks at every frame, whose age limit decides: the same keys as the fixed one's.
@@ -40,11 +44,18 @@ def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence
         changes |= {"adaptive_price": 100.0, "adaptive_max_age": KEY_INTERVAL, "key_frames": "aside" if aside else "blocking"}
         stream = FeatureFlowStream(model, settings.with_values(changes))
         try:
-            results = [stream.step(item.frame, 0) for item in back_and_forth(frames, WARM_UP + STEPS)]
+            results = [timed_step(stream, item, interval_ms) for item in back_and_forth(frames, WARM_UP + STEPS)]
         finally:
             stream.close()
         times[adaptive, aside] = sort_times(results[WARM_UP:], times.get((adaptive, False)))
     return times
+
+
+def timed_step(stream: FeatureFlowStream, item: StampedFrame, interval_ms: float) -> FrameResult:
+    """One step and the pause after it."""
+    result = stream.step(item.frame, 0)
+    time.sleep(max(0.0, min(PAUSE_MS, interval_ms - result.step_ms)) / 1e3)
+    return result
 
 
 def back_and_forth(frames: Sequence[StampedFrame], count: int) -> Iterator[StampedFrame]:

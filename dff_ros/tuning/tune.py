@@ -35,6 +35,9 @@ MEASURING_SHARE, VERIFYING_SHARE = 0.6, 0.25
 """Of the time that the user gives."""
 
 
+MOST_VERIFIED = 6
+
+
 @dataclass(frozen=True)
 class Wish:
     """What the user wants; ``base`` holds the settings that are not tuned."""
@@ -43,7 +46,7 @@ class Wish:
     sizes: tuple[float, ...]
     targets: tuple[tuple[str, float], ...] = ()
     minutes: float = 10.0
-    verified: int = 3
+    verified: int = MOST_VERIFIED
     """Candidates run for real at most, the best first, until the best is one of them."""
     base: EngineSettings = field(default_factory=EngineSettings)
 
@@ -95,7 +98,8 @@ class Tuning:
         """What steps take, and from that which frames are looked at."""
         started = time.monotonic()
         for network in shown(self.networks, "step times", "network"):
-            self.step_times[network.name] = measure_times(self.models[network.model], network.settings(self.wish.base), self.head)
+            model, settings = self.models[network.model], network.settings(self.wish.base)
+            self.step_times[network.name] = measure_times(model, settings, self.head, interval_ms=self.goal.interval_ms)
         left = self.wish.minutes * 60.0 * MEASURING_SHARE - (time.monotonic() - started)
         self.segments = spread(self.total, affordable(self.step_times.values(), left))
 
