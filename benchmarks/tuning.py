@@ -1,7 +1,7 @@
 """Does a recommendation hold on what it was not tuned on? ``dff_tune`` on the first half of a recording, its choice run on the second.
 
     GOMP_SPINCOUNT=1000 python benchmarks/tuning.py --video $DATA/pets09/video.mp4 --range 470:579
-    GOMP_SPINCOUNT=1000 python benchmarks/tuning.py --frames $DATA/unlabelled/kitti_drive --rate 10 [--target latency_ms=50] [--model street_light]
+    GOMP_SPINCOUNT=1000 python benchmarks/tuning.py --frames $DATA/unlabelled/kitti_drive --rate 10 [--target latency_ms=50]
 
 All options of ``dff_tune`` but ``--to`` are taken. Both halves are run by the clock, so run it on a machine that is otherwise quiet. A
 recommendation holds where its loss is within half a point and its p95 latency within a tenth of what was promised. Exit code 1

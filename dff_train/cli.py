@@ -153,6 +153,9 @@ def _export(options: argparse.Namespace) -> None:
     training, resumed = _training(options)
     if not resumed:
         raise ValueError(f"no checkpoint in {options.run}: expected one written by dff_train run")
+    if not training.finished:
+        done = f"step {training.step} of {training.stage.steps} of stage {training.stage.name!r}"
+        print(f"dff_train: note: the run is not done: {done}", file=sys.stderr)
     training.export(options.to)
     print(f"dff_train: wrote {options.to}")
 

@@ -147,7 +147,8 @@ class Training:
         if not path.is_file():
             return False
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            # On the host: what is loaded goes to its weight's device by itself, but for AdamW's counts, which on a GPU would be waited for.
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
         try:

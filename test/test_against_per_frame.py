@@ -8,6 +8,7 @@ import pytest
 from dff_ros.core.results import Detections, LabelMap
 from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.against_per_frame import AgainstPerFrame, as_truth
+from dff_ros.evaluation.iou_tracker import PATIENCE, IouTracker
 
 SEGMENTATION, DETECTION = ("road", "car"), ("person", "car")
 LEFT, RIGHT, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
@@ -59,6 +60,13 @@ def test_a_box_of_another_class_agrees_with_nothing() -> None:
     assert [len(known[label].boxes) for label in (0, 1)] == [0, 1]
 
 
+def test_each_frame_is_held_against_its_own_boxes() -> None:
+    scores = AgainstPerFrame(SEGMENTATION, DETECTION, score_threshold=0.5)
+    for box in (LEFT, RIGHT):
+        scores.add(answer(found((box, 0.9))), answer(found((box, 0.9))), age=0)
+    assert scores.detection.precision(average_ages=False).map50 == pytest.approx(1)
+
+
 def test_class_maps_are_compared_by_age() -> None:
     scores = AgainstPerFrame(SEGMENTATION, DETECTION, score_threshold=0.5)
     scores.add(answer(labels=[0, 0, 1, 1]), answer(labels=[0, 0, 1, 1]), age=0)
@@ -72,3 +80,41 @@ def test_what_one_of_them_does_not_answer_is_not_compared() -> None:
     scores = AgainstPerFrame(SEGMENTATION, DETECTION, score_threshold=0.5)
     scores.add(answer(found()), answer(labels=[0]), age=0)
     assert (scores.agreement, bool(scores.segmentation), bool(scores.detection)) == (None, False, False)
+
+
+# ---- which object is which
+
+
+def moved(box: tuple[float, float, float, float], by: float) -> tuple[float, float, float, float]:
+    return box[0] + by, box[1], box[2] + by, box[3]
+
+
+def test_a_box_goes_on_the_track_that_it_overlaps_most() -> None:
+    tracker = IouTracker()
+    assert tracker.ids_of(found((LEFT, 0.9), (RIGHT, 0.8))).tolist() == [0, 1]
+    assert tracker.ids_of(found((moved(RIGHT, -3), 0.9), (moved(LEFT, 3), 0.8))).tolist() == [1, 0]  # 7 of 13 overlap
+    assert tracker.ids_of(found((moved(RIGHT, 4), 0.9))).tolist() == [2], "shifted by 7 of 10 in one frame, 3 of 17 overlap"
+
+
+def test_a_track_takes_one_box_of_its_class_the_best_score_first() -> None:
+    tracker = IouTracker()
+    tracker.ids_of(found((LEFT, 0.9)))
+    assert tracker.ids_of(found((moved(LEFT, 2), 0.9), (LEFT, 0.8))).tolist() == [0, 1]
+    assert tracker.ids_of(found((LEFT, 0.9), label=1)).tolist() == [2]
+
+
+@pytest.mark.parametrize(("unseen", "identity"), [(PATIENCE - 1, 0), (PATIENCE, 1)])
+def test_a_track_ends_when_nothing_was_seen_of_it_for_long(unseen: int, identity: int) -> None:
+    tracker = IouTracker()
+    for detections in (found((LEFT, 0.9)), *[found()] * unseen):
+        tracker.ids_of(detections)
+    assert tracker.ids_of(found((LEFT, 0.9))).tolist() == [identity]
+
+
+def test_only_boxes_that_per_frame_would_publish_are_followed() -> None:
+    scores = AgainstPerFrame(SEGMENTATION, DETECTION, score_threshold=0.5)
+    for score in (0.9, 0.4, 0.9):
+        per_frame = found((RIGHT, 0.95), (LEFT, score))
+        for _age in (0, 1):
+            known = scores.truth_of(per_frame)[0]
+            assert known.ids is not None and known.ids.tolist() == [0, 1 if score > 0.5 else -1]

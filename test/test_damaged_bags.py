@@ -239,7 +239,7 @@ def test_a_part_that_is_missing_or_unreadable_is_named(tmp_path: Path, storage: 
     (bag / f"split_1{suffix}").write_bytes(b"nothing of use")
     recording = open_bag(bag)
     assert read_and_checked(recording) == [0, 1, 4, 5]
-    assert str(recording.lost) == f"split_1{suffix} cannot be read: an unknown number of messages, 14 bytes cannot be read"
+    assert str(recording.lost) == f"split_1{suffix} cannot be read: an unknown number of messages, at least 14 bytes cannot be read"
 
 
 @pytest.mark.parametrize("storage", STORAGES)

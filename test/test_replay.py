@@ -102,6 +102,7 @@ def without_times(value: Any) -> Any:
 
 NO_SEGMENTATION = dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
 NO_CONSISTENCY = dict.fromkeys(("miou", "flicker", "iou"))
+NO_DELAY = dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram"))
 NO_DETECTION = dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
 TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in ("all", "key", "propagated")}
 
@@ -118,7 +119,7 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "key_rate": 1.0,
         "segmentation": NO_SEGMENTATION,
         "detection": NO_DETECTION,
-        "detection_delay": dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram")),
+        "detection_delay": NO_DELAY,
         "latency_ms": TIMES,
         "cost_ratio": None,
         "baseline": {
@@ -130,7 +131,8 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "agreement": None,
         "against_per_frame": {
             **dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
-            "by_motion": dict.fromkeys(("miou", "agreement", "map50")),
+            "by_motion": {**dict.fromkeys(("miou", "agreement", "map50")), "objects": dict.fromkeys(("boxes", "map50"))},
+            "detection_delay": NO_DELAY,
         },
         "speedup": None,
         "by_motion": {
@@ -428,6 +430,7 @@ def test_every_offset_measures_the_delay_of_new_objects(
         "by_age": [0.0, 3.0, 2.0, 1.0],
         "histogram": {"0": 1, "1": 1, "2": 1, "3": 1},
     }
+    assert report["against_per_frame"]["detection_delay"] == report["detection_delay"], "per-frame sees the same without truth"
     early = replayed(tmp_path, tiny_bundle, scene, *options, "--range", "3:8")
     # New in the third frame, before all offsets are there: two phases have the first frame as their key, the next being 3 or 4.
     assert early["detection_delay"]["by_age"] == [0.0, 3.0, 1.5, None]

@@ -493,6 +493,21 @@ def test_anchors_are_clustered_from_the_sources_of_a_recipe(tmp_path: Path, data
     assert yaml.safe_load(capsys.readouterr().out) == [[48, 144], [160, 100]]
 
 
+def test_the_export_of_a_run_that_is_not_done_says_so(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    card = {name: value for name, value in vars(tiny_card()).items() if name != "disagreement"}
+    stage = {"name": "only", "steps": 4, "batch": 2}
+    path.write_text(yaml.safe_dump(json.loads(json.dumps({"card": card, "sources": {"camvid": 1}, "crop": [64, 96], "stages": [stage]}))))
+    Training(read_recipe(path), tmp_path / "run", CPU).save()
+    export = ["export", "--recipe", str(path), "--run", str(tmp_path / "run"), "--to", str(tmp_path / "b")]
+    assert main(export) == 0
+    assert "note: the run is not done: step 0 of 4 of stage 'only'" in capsys.readouterr().err
+    assert main(["run", *export[1:5], "--data", str(data), "--workers", "0"]) == 0
+    capsys.readouterr()
+    assert main(export) == 0
+    assert "not done" not in capsys.readouterr().err
+
+
 def test_a_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     training = Training(recipe(), tmp_path, CPU)
     training.save()

@@ -267,14 +267,7 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
         raise BundleError(str(error)) from error
     if any(True for _ in flow_network.parameters()):
         raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis and still need none")
-    return DeepFeatureFlow(
-        model.feature_network,
-        flow_network,
-        heads=model.heads.values(),
-        refine_network=model.refine_network,
-        half_cells=model.half_cells,
-        chains_flow=model.chains_flow and kind == "dis",
-    )
+    return model.with_parts(flow_network=flow_network, chains_flow=model.chains_flow and kind == "dis")
 
 
 def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mapping[str, Any]) -> tuple[Card, DeepFeatureFlow]:
@@ -284,14 +277,7 @@ def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mappin
     """
     refine_network = build_refine_network(architecture, channels=model.channels, stride=model.stride)
     card = replace(card, architecture={**card.architecture, "refine_network": architecture})
-    return card, DeepFeatureFlow(
-        model.feature_network,
-        model.flow_network,
-        heads=model.heads.values(),
-        refine_network=refine_network,
-        half_cells=model.half_cells,
-        chains_flow=model.chains_flow,
-    )
+    return card, model.with_parts(refine_network=refine_network)
 
 
 def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:

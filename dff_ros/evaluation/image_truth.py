@@ -91,17 +91,18 @@ class ClassIds:
     def __init__(self, class_names: Sequence[str], ignored: Sequence[int]) -> None:
         """``ignored`` lists the ids that are not scored; 255 never is."""
         self._classes = len(class_names)
-        self._ids = np.full(256, -1, np.int16)
-        self._ids[: self._classes] = np.arange(self._classes)
+        self._ids = np.arange(256, dtype=np.uint8)
         self._ids[[*ignored, UNLABELLED]] = UNLABELLED
+        self._unknown = np.arange(256) >= self._classes
+        self._unknown[[*ignored, UNLABELLED]] = False
 
     def of_the_model(self, raw: NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
         """(H, W) uint8 class ids, 255 where not scored; raises TruthError, naming ``source``, for an id that is no class."""
-        labels = self._ids[raw]
-        if (labels < 0).any():
-            wrong = ", ".join(map(str, np.unique(raw[labels < 0])[:5]))
+        present = cv2.calcHist([raw], [0], None, [256], (0.0, 256.0)).reshape(-1) > 0
+        if (present & self._unknown).any():
+            wrong = ", ".join(map(str, np.flatnonzero(present & self._unknown)[:5]))
             raise TruthError(f"{source} has label {wrong}; the model's classes are 0..{self._classes - 1} (see --ignore)")
-        return labels.astype(np.uint8)
+        return cv2.LUT(raw, self._ids).astype(np.uint8, copy=False)
 
 
 class LabelImages:

@@ -108,10 +108,10 @@ def summary(report: Mapping[str, Any]) -> str:
             lines.append(f"{name:<12} {report[task][key]:.3f}{_beside(baseline[task][key])}")
     if report["loss_by_age"] is not None:
         lines.append(f"loss by age  {' '.join('-' if loss is None else f'{loss:+.3f}' for loss in report['loss_by_age'])}")
-    delay = report["detection_delay"]
-    if delay["mean"] is not None:
-        found = f"{delay['appearances']} appearances, {delay['missed']:.1%} missed"
-        lines.append(f"new objects  {delay['mean']:+.2f} frames after per-frame, p90 {delay['p90']:+.1f} ({found})")
+    for delay, of in ((report["detection_delay"], ""), (report["against_per_frame"]["detection_delay"], " of what per-frame tracks")):
+        if delay["mean"] is not None:
+            found = f"{delay['appearances']} appearances{of}, {delay['missed']:.1%} missed"
+            lines.append(f"new objects  {delay['mean']:+.2f} frames after per-frame, p90 {delay['p90']:+.1f} ({found})")
     if report["agreement"] is not None:
         lines.append(f"agreement    {report['agreement']:.2%} of pixels with per-frame")
     against = report["against_per_frame"]

@@ -18,7 +18,7 @@ from dff_ros.engine.track import Track
 from dff_ros.evaluation.against_per_frame import AgainstPerFrame
 from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.consistency import TemporalConsistency
-from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
+from dff_ros.evaluation.delay import LEAST_SEEN, DelayFigures, DetectionDelay
 from dff_ros.evaluation.metrics import SegmentationScore
 from dff_ros.evaluation.motion import MotionMeter
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
@@ -210,8 +210,9 @@ def every_offset(
     """
     stream = FeatureFlowStream(model, settings)
     replay = new_replay(model.card, settings, truth, baseline=True, every_offset=True)
-    followed = truth.identified and settings.detection and Task.DETECTION in model.networks.tasks
-    delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if followed else None
+    detects = settings.detection and Task.DETECTION in model.networks.tasks
+    delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if detects and truth.identified else None
+    apparent = DetectionDelay(interval, score_threshold=settings.score_threshold, least_seen=LEAST_SEEN) if detects else None
     keys: deque[AnsweredKey] = deque(maxlen=interval)
     for item in warmed_up(frames, model, settings):
         earlier = [*keys][-(interval - 1) :] if interval > 1 else []
@@ -224,11 +225,16 @@ def every_offset(
         answers += [_answer_from(stream, key, item, age, copy_outputs=copy_outputs) for age, key in enumerate(reversed(earlier), 1)]
         for answer in answers if len(keys) == interval else ():
             replay.add(AnsweredFrame(item, answer, answers[0], known))
+        found = [answer.detections for answer in answers if answer.detections is not None]
         if delay is not None:
-            delay.add(known.boxes, [answer.detections for answer in answers if answer.detections is not None])
+            delay.add(known.boxes, found)
+        if apparent is not None and replay.against is not None:
+            apparent.add(replay.against.truth_of(found[0]), found)
     if replay.frames < interval:
         raise ValueError(f"every-offset at fixed:{interval} needs at least {interval} frames, got {replay.frames}")
     replay.delay = None if delay is None else delay.figures()
+    if apparent is not None and replay.against is not None:
+        replay.against.delay = apparent.figures()
     return replay
 
 

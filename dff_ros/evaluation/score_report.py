@@ -28,7 +28,11 @@ def against_figures(against: AgainstPerFrame | None, *, average_ages: bool) -> R
         "agreement_by_age": against.agreement_by_age() or None,
         "agreement_by_class": segmentation.recall(average_ages=average_ages) if segmentation else None,
         **detection_figures(detection, average_ages=average_ages),
-        "by_motion": by_motion(miou=segmentation.by_motion(), agreement=against.agreement_by_motion(), map50=detection.by_motion()),
+        "by_motion": {
+            **by_motion(miou=segmentation.by_motion(), agreement=against.agreement_by_motion(), map50=detection.by_motion()),
+            "objects": {"boxes": boxes_by_motion(detection.distinct_frames), **by_motion(map50=ap50_by_motion(detection.all_frames))},
+        },
+        "detection_delay": delay_figures(against.delay),
     }
 
 

@@ -152,7 +152,7 @@ class TopicLabels:
             grey = to_frame(message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data)
         except EncodingError as error:
             raise TruthError(f"a label image on {self.messages.topic}: {error}") from None
-        return np.asarray(grey[..., 0])
+        return np.ascontiguousarray(grey[..., 0])  # as OpenCV wants it
 
 
 def _have_ids(objects: Sequence[_Object]) -> bool:

@@ -99,7 +99,8 @@ class BagWriter:
         self.types = self._typestore.types
         self._connections: dict[str, Connection] = {}
         try:
-            self._writer = Writer(path, version=Writer.VERSION_LATEST, storage_plugin=plugin)
+            # Metadata of version 8: Humble cannot read how later ones spell QoS, and every later ROS reads this one.
+            self._writer = Writer(path, version=8, storage_plugin=plugin)
         except WriterError as error:
             raise RecordingError(f"bag should be a new folder, got {path}: {error}") from None
 

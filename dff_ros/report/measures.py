@@ -95,15 +95,16 @@ def class_tables(report: Report) -> list[ClassTable]:
     """IoU and AP50 by class, of classes that occur: against truth where there is any, else against per-frame's answers."""
     found = []
     for score, task, kind, key, unit in (("IoU", "segmentation", "miou", "iou", "pixels"), ("AP50", "detection", "map50", "ap50", "boxes")):
-        section, baseline, true = at(report, task), at(report, "baseline", task, key) or {}, True
+        section, baseline, true, name = at(report, task), at(report, "baseline", task, key) or {}, True, score
         if at(report, task, kind) is None:
             section, baseline, true = at(report, "against_per_frame"), {}, False
+            name = f"{score}, with per-frame's answers in the place of truth"
         values, amounts = at(section or {}, key), at(section or {}, unit) or {}
         if not isinstance(values, Mapping):
             continue
-        rows = [ClassRow(name, value, baseline.get(name), amounts.get(name)) for name, value in values.items() if value is not None]
+        rows = [ClassRow(label, value, baseline.get(label), amounts.get(label)) for label, value in values.items() if value is not None]
         if rows:
-            found.append(ClassTable(score, unit, rows, true))
+            found.append(ClassTable(name, unit, rows, true))
     return found
 
 
@@ -119,7 +120,7 @@ def motion_tables(report: Report) -> list[ClassTable]:
         ("mIoU, by motion of the frame", "frames", counts, section, "miou", True),
         ("AP50, by motion of the frame", "frames", counts, section, "map50", True),
         ("AP50, by motion of the object", "boxes", at(objects, "boxes"), objects, "map50", True),
-        ("agreement, by motion of the frame", "frames", counts, against, "agreement", False),
+        ("agreement with per-frame, by motion of the frame", "frames", counts, against, "agreement", False),
     ]
     tables = []
     for name, unit, amounts, source, key, true in known:

@@ -62,6 +62,7 @@ def rows_of(frames: FrameTable) -> list[Row]:
     return [
         Row("motion, px", frames["motion_px"]),
         Row("agreement", frames["agreement"], share=True),
+        Row("expected loss", frames["disagreement"], share=True),
         Row("latency, ms", frames["latency_ms"]),
         Row("step, ms", frames["step_ms"]),
     ]
