@@ -96,9 +96,10 @@ def test_what_was_run_counts_before_what_was_simulated() -> None:
 def test_the_reasons_name_the_neighbours() -> None:
     chosen = FIELD[2]
     accurate, faster, per_frame = reasons(chosen, FIELD, Goal(99.0))
-    assert "more accurate, street, fixed:100ms" in accurate and "loses 1.0 points less" in accurate and "does not keep up" in accurate
-    assert "faster, street, fixed:400ms" in faster and "loses 2.0 points more" in faster and "30 ms against 50" in faster
-    assert per_frame.startswith("The reference, street, per-frame") and "drops 40 frames against 0" in per_frame
+    assert "more accurate, simulated: street, fixed:100ms" in accurate and "loses 1.0 points less" in accurate
+    assert "does not keep up" in accurate
+    assert "faster, simulated: street, fixed:400ms" in faster and "loses 2.0 points more" in faster and "30 ms against 50" in faster
+    assert per_frame.startswith("The reference, simulated: street, per-frame") and "40 frames dropped against 0" in per_frame
 
 
 def test_targets_are_read() -> None:

@@ -95,24 +95,28 @@ def reasons(chosen: Tried, tried: Sequence[Tried], goal: Goal) -> list[str]:
     nearer = max((one for one in others if one.simulated.loss < mine.loss - TIE), key=lambda one: one.simulated.loss, default=None)
     faster = max((one for one in others if one.simulated.p95_ms < mine.p95_ms), key=lambda one: one.simulated.p95_ms, default=None)
     reference = next((one for one in tried if one.candidate.schedule == "per-frame"), None)
-    neighbours = [("The next more accurate", nearer), ("The next faster", faster)]
-    if reference not in (chosen, nearer, faster):
-        neighbours.append(("The reference", reference))
-    return [_against(other, chosen, goal, title) for title, other in neighbours if other is not None]
+    neighbours: dict[str, tuple[str, Tried]] = {}
+    for title, other in (("The next more accurate", nearer), ("The next faster", faster), ("The reference", reference)):
+        if other is not None and other.candidate != chosen.candidate:
+            neighbours.setdefault(other.candidate.name, (title, other))
+    return [_against(other, mine, goal, title) for title, other in neighbours.values()]
 
 
-def _against(other: Tried, chosen: Tried, goal: Goal, title: str) -> str:
-    run = other.verified is not None and chosen.verified is not None
-    theirs, mine = (other.figures, chosen.figures) if run else (other.simulated, chosen.simulated)
+def _against(other: Tried, mine: Figures, goal: Goal, title: str) -> str:
+    """Both as they were simulated; and what a real run of the other showed, where there was one."""
+    theirs = other.simulated
     points = 100.0 * (theirs.loss - mine.loss)
     facts = [f"loses {abs(points):.1f} points {'less' if points < 0 else 'more'}"]
-    facts.append(f"has p95 latency {theirs.p95_ms:.0f} ms against {mine.p95_ms:.0f}")
+    facts.append(f"p95 latency {theirs.p95_ms:.0f} ms against {mine.p95_ms:.0f}")
     if theirs.dropped or mine.dropped:
-        facts.append(f"drops {theirs.dropped} frames against {mine.dropped}")
+        facts.append(f"{theirs.dropped} frames dropped against {mine.dropped}")
     facts += [f"misses {name}={bound:g}" for name, bound in goal.targets if Goal(goal.interval_ms, ((name, bound),)).excess(theirs) > 1.0]
     if not goal.targets and not goal.keeps_up(theirs):
         facts.append("does not keep up")
-    return f"{title}, {other.candidate.name}, {', '.join(facts)} ({'both run' if run else 'both simulated'})."
+    told, run = f"{title}, simulated: {other.candidate.name}: {', '.join(facts)}.", other.verified
+    if run is not None:
+        told += f" Run by the clock it had p95 latency {run.p95_ms:.0f} ms and dropped {run.dropped} of {run.frames} frames."
+    return told
 
 
 def parse_targets(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
