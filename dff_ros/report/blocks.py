@@ -129,8 +129,8 @@ def timeline_block(frames: FrameTable) -> Block:
         "timeline",
         "Frame after frame",
         "Key frames by their reason on top; below, motion since the key frame (none where no flow was computed), agreement with per-frame, "
-        "what an adaptive schedule expects to lose, and times. Orange dots are key frames. Drag to zoom, double-click to go back; all "
-        f"strips move together.{thinned}",
+        "what an adaptive schedule expects to lose, and times. Orange dots are key frames. Drag to zoom, double-click to go back; "
+        f"all strips move together.{thinned}",
         f"Timeline of {len(frames)} frames, {keys} of them key frames.",
         timeline(frames),
     )

@@ -44,7 +44,7 @@ def clocked(model: LoadedModel, settings: EngineSettings, items: Sequence[Stampe
             now = time.perf_counter() - started
             if now < arrivals[place]:
                 time.sleep(arrivals[place] - now)
-                continue
+                now = arrivals[place]
             while place + 1 < len(items) and arrivals[place + 1] <= now:
                 place += 1
             result = stream.step(items[place].frame, items[place].stamp)
