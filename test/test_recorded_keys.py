@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -228,6 +229,27 @@ def test_frame_info_is_read_from_a_bag(tmp_path: Path) -> None:
         read_frame_info(write_infos(tmp_path / "zero", {"/frame_info": [replace(info(0, 0), stamp=0)]}))
     with pytest.raises(RecordingError, match=r"frame_info 0 .* should say kind, reason.* got kind=sideways"):
         read_frame_info(write_infos(tmp_path / "bad", {"/frame_info": run_of_nine()}, kind="sideways"))
+
+
+def test_the_command_replays_a_bag_with_the_keys_recorded_in_another(
+    model: LoadedModel, drive: list[StampedFrame], refined_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = live_run(model, drive, EngineSettings(schedule="fixed:3", key_frames="aside"))
+    with BagWriter(tmp_path / "camera", storage="mcap") as writer:
+        for item in drive:
+            writer.write_image("/camera/image_raw", item.frame, item.stamp)
+    run = write_infos(tmp_path / "run", {"/dff/frame_info": infos_of(live)})
+    inputs = ["--bag", str(tmp_path / "camera"), "--model", str(refined_bundle), "--device", "cpu"]
+    outputs = ["--json", str(tmp_path / "out.json"), "--trace", str(tmp_path / "out.jsonl")]
+    assert main([*inputs, *outputs, "--keys-from", str(run)]) == 0
+    assert f"{len(live)} of {len(live)} frames that the live run answered\n" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (report["schedule"], report["frames"]) == ("recorded", len(live))
+    assert report["key_rate"] == pytest.approx(sum(r.made_key for r in live) / len(live))
+    traced = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["stamp"] for line in traced] == [item.stamp for item in drive]
+    kinds = {r.stamp: (r.kind, r.key_age_frames) for r in live}
+    assert [(line["kind"], line["key_age_frames"]) for line in traced] == [kinds.get(item.stamp, ("dropped", None)) for item in drive]
 
 
 def test_the_command_refuses_what_does_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_bundle: Path) -> None:

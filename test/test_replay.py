@@ -16,6 +16,7 @@ from dff_ros.core.results import Detections, Task
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.evaluation.fingerprint import without_timings
 from dff_ros.evaluation.observer import AnsweredFrame
 from dff_ros.evaluation.options import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
@@ -95,9 +96,9 @@ def all_truth(scene: Path) -> list[str]:
     return ["--labels", str(scene / "labels"), "--boxes", f"{scene / 'boxes.csv'}:person", "--box-masks", f"{scene / 'masks'}:car"]
 
 
-def without_times(value: Any) -> Any:
-    timed = ("step_ms", "speedup", "cost_ratio")
-    return {key: without_times(item) for key, item in value.items() if key not in timed} if isinstance(value, dict) else value
+def without_origin(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures alone: no timings, and not what they were made of."""
+    return {key: value for key, value in without_timings(report).items() if key != "provenance"}
 
 
 NO_SEGMENTATION = dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
@@ -109,9 +110,20 @@ TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in (
 
 def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, tiny_bundle, scene, "--schedule", "per-frame")
-    steps = report.pop("step_ms")
+    steps, origin = report.pop("step_ms"), report.pop("provenance")
+    assert (origin["latencies"], origin["repeatable"]) == (None, True)
+    nothing_live = {
+        "latency_ms": TIMES,
+        "drops": {"count": None, "rate": None},
+        "streaming": {
+            **dict.fromkeys(("frames", "miou", "map50", "map", "agreement")),
+            "against_per_frame": dict.fromkeys(("miou", "map50", "map")),
+            "lateness_ms": TIMES["all"],
+        },
+    }
     assert report == {
         "frames": FRAMES,
+        "mode": "lock-step",
         "schedule": "per-frame",
         "device": "cpu",
         "every_offset": False,
@@ -120,12 +132,13 @@ def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_pa
         "segmentation": NO_SEGMENTATION,
         "detection": NO_DETECTION,
         "detection_delay": NO_DELAY,
-        "latency_ms": TIMES,
+        **nothing_live,
         "cost_ratio": None,
         "baseline": {
             "segmentation": NO_SEGMENTATION,
             "detection": NO_DETECTION,
             "step_ms": TIMES,
+            **nothing_live,
         },
         "loss_by_age": None,
         "agreement": None,
@@ -282,13 +295,13 @@ def test_every_offset_propagates_as_the_run_does(tmp_path: Path, fitted_bundle: 
 def test_two_runs_give_the_same_figures(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     options = ("--schedule", "random:0.4", "--baseline", *all_truth(scene))
     first, second = (replayed(tmp_path, fitted_bundle, scene, *options) for _ in range(2))
-    assert without_times(first) == without_times(second)
+    assert without_timings(first) == without_timings(second)
 
 
 def test_key_frames_made_aside_are_ready_after_so_many_frames(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     options = ("--schedule", "fixed:2", "--key-delay", "1", "--baseline", *all_truth(scene))
     first, second = (replayed(tmp_path, fitted_bundle, scene, *options) for _ in range(2))
-    assert without_times(first) == without_times(second)
+    assert without_timings(first) == without_timings(second)
     assert (first["key_delay"], first["key_rate"]) == (1, 4 / 7)  # keys 0, 2, 4 and 6; the answers' ages are 0 1 2 1 2 1 2
     blocking = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:2", "--baseline", *all_truth(scene))
     assert [len(report["segmentation"]["miou_by_age"]) for report in (first, blocking)] == [3, 2]
@@ -367,7 +380,7 @@ def test_without_flow_the_answers_are_the_keys(tmp_path: Path, fitted_bundle: Pa
     options = ("--schedule", "fixed:3", mode, *all_truth(scene))
     still, copied = (replayed(tmp_path, fitted_bundle, scene, *options, "--without", part) for part in ("flow", "propagation"))
     warped = replayed(tmp_path, fitted_bundle, scene, *options)
-    assert without_times(still) == without_times(copied)
+    assert without_origin(still) == without_origin(copied)
     assert still["agreement"] < warped["agreement"]
     assert still["step_ms"]["propagated"]["mean"] > copied["step_ms"]["propagated"]["mean"] == 0
 
@@ -452,7 +465,7 @@ def test_a_bag_gives_the_figures_of_its_frames(tmp_path: Path, fitted_bundle: Pa
     assert from_bag["key_rate"] == 1 / 2
     assert from_bag.pop("input") == {"topic": "/camera/image", "damaged_images": 0, "late_images": 0, "lost": None}
     assert from_folder.pop("input")["topic"] is None
-    assert without_times(from_bag) == without_times(from_folder)
+    assert without_timings(from_bag) == without_timings(from_folder)
 
 
 def test_a_video_is_replayed(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:

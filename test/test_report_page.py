@@ -130,6 +130,10 @@ def test_sections_of_other_modes_are_shown_where_they_are_there() -> None:
     assert 'id="live"' not in lock_step and 'id="motion"' not in lock_step
 
 
+def test_the_rate_of_a_recording_stands_in_for_stamps() -> None:
+    assert "40 frames, 4.0 s at 10 Hz" in page(report(every_offset=True), FrameTable(), rate=10.0)
+
+
 def test_scores_by_motion_are_shown_where_they_are_there() -> None:
     groups = {"slow": 0.5, "medium": None, "fast": 0.25}
     objects = {"boxes": {"slow": 0, "medium": 0, "fast": 7}, "map50": {"slow": None, "medium": None, "fast": 0.125}, "baseline_map50": None}

@@ -6,7 +6,7 @@ from report_data import report, times, unmeasured
 
 from dff_ros.report.advice import suggestions
 from dff_ros.report.measures import class_tables, scores
-from dff_ros.report.words import gained, keeps_up, lost, summarise, tiles
+from dff_ros.report.words import delay_sentences, gained, keeps_up, lost, summarise, tiles
 
 
 def all_words(figures: dict[str, object], period_ms: float | None = 100.0) -> str:
@@ -63,9 +63,10 @@ def test_with_neither_nothing_is_claimed() -> None:
 def test_what_is_gained() -> None:
     assert gained(report()) == (
         "A frame takes 40.0 ms on average (130 ms for a key frame, 10.0 ms for a propagated one). "
-        "Per-frame takes 130 ms on the same frames and machine: 3.2 times as long."
+        "Per-frame takes 130 ms on the same frames: 3.2 times as long."
     )
     assert "does not pay" in gained(report(speedup=0.9))
+    assert "were given (--latencies)" in gained(report(provenance={"latencies": "a hash"}))
 
 
 def test_keeping_up_with_the_recording() -> None:
@@ -78,8 +79,10 @@ def test_keeping_up_with_the_recording() -> None:
 
 def test_drops_by_the_clock_are_counted() -> None:
     latency = {"all": times(60.0), "key": times(140.0), "propagated": times(50.0)}
-    baseline = {**report()["baseline"], "drops": {"count": 20, "rate": 0.5}}
-    said = keeps_up(report(drops={"count": 3, "rate": 0.075}, latency_ms=latency, baseline=baseline), 100.0)
+    baseline = {**report()["baseline"], "drops": {"count": 20, "rate": 0.5}, "streaming": {"miou": 0.4}}
+    clock = {"latency_ms": latency, "streaming": {"miou": 0.5, "agreement": 0.9}}
+    said = keeps_up(report(drops={"count": 3, "rate": 0.075}, baseline=baseline, **clock), 100.0)
+    assert said.endswith("What is known when a frame comes has a mIoU of 0.500, with per-frame by the clock 0.400.")
     assert "3 frames (7.5%) were dropped; per-frame would drop 50.0%. Latency, from arrival to answer, is 60.0 ms" in said
     assert keeps_up(report(drops={"count": 0, "rate": 0.0}, latency_ms=latency), 100.0).startswith("Yes")
     assert "keeps up on the whole" in keeps_up(report(drops={"count": None, "rate": None}), 100.0)
@@ -106,3 +109,12 @@ def test_classes_are_compared_with_per_frame_or_else_with_its_answers() -> None:
     (table,) = class_tables(report(segmentation={"miou": None}, detection=None))
     assert not table.against_truth and table.rows[0].run == 0.97
     assert class_tables(unmeasured()) == []
+
+
+def test_the_delay_of_new_objects_is_told() -> None:
+    delay = {"mean": 1.25, "p90": 3.0, "appearances": 8, "missed": 0.125}
+    assert delay_sentences(report()) == []
+    (said,) = delay_sentences(report(detection_delay=delay))
+    assert said == "New objects are found 1.2 frames after per-frame finds them, nine of ten within 3.0; of 8 appearances 12.5% are missed."
+    (tracked,) = delay_sentences(report(against_per_frame={"detection_delay": delay}))
+    assert tracked.startswith("Objects that per-frame begins to track are found")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from dff_ros.core.signals import Estimator
-from dff_ros.engine.budget import Budget
+from dff_ros.engine.budget import Budget, Measure
 from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
 
 CUT_RISE = 0.09
@@ -108,6 +108,11 @@ class AdaptiveSchedule:
         self._learnt: Renewal | None = None
         self._age, self._dropped = 0, False
         self._residual: float | None = None  # of the frame before; a fresh key's is 0
+
+    @property
+    def goes_by_the_clock(self) -> bool:
+        """Whether what it decides depends on how long steps take."""
+        return self._budget is not None and self._budget.set_point.measure is not Measure.KEY_RATE
 
     @property
     def price(self) -> float:

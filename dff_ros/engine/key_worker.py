@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.step_times import Timing
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,10 @@ def _compute(model: LoadedModel, image: Tensor, shares: ThreadShares) -> KeyFeat
     started = time.perf_counter()
     torch.set_num_threads(shares.key)
     try:
-        return KeyFeature(*_extract(model, image), (time.perf_counter() - started) * 1e3)
+        made = _extract(model, image)
+        if model.device.type == "cuda":
+            torch.cuda.current_stream(model.device).synchronize()
+        return KeyFeature(*made, (time.perf_counter() - started) * 1e3)
     finally:
         torch.set_num_threads(shares.total)
 
@@ -167,15 +171,18 @@ class DelayedKeyWorker:
     """Ready when ``frames`` further frames have come, whatever the clock says: the same run every time, for tests and lock-step replay.
 
     The feature is computed at once, in the caller's thread: with all of torch's threads, or with the ``shares`` that a thread of its own
-    would have.
+    would have. What it took is as the stream's ``timing`` has it.
     """
 
-    def __init__(self, model: LoadedModel, frames: int, *, shares: ThreadShares | None = None) -> None:
+    def __init__(
+        self, model: LoadedModel, frames: int, *, shares: ThreadShares | None = None, timing: Timing | None = None
+    ) -> None:
         if frames < 1:
             raise ValueError(f"a key frame aside should be ready at least 1 frame later, got {frames}")
         self.frames = frames
         self._model = model
         self._shares = shares
+        self._timing = timing or Timing()
         self._wanted: Future[KeyFeature] | None = None
 
     def start(self, image: Tensor) -> None:
@@ -183,7 +190,8 @@ class DelayedKeyWorker:
         self._wanted = Future()
         total = torch.get_num_threads()
         try:
-            self._wanted.set_result(_compute(self._model, image, self._shares or ThreadShares(total, total)))
+            made = _compute(self._model, image, self._shares or ThreadShares(total, total))
+            self._wanted.set_result(replace(made, took_ms=self._timing.key_feature(made.took_ms)))
         except Exception as error:  # noqa: BLE001 - whatever it is, ``take`` raises it
             self._wanted.set_exception(error)
 

@@ -26,7 +26,7 @@ from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
 from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.step_times import StepTimes
+from dff_ros.engine.step_times import StepTimes, Timing
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
 
 
@@ -66,6 +66,11 @@ class FrameResult:
         """Whether this frame was made a key frame, at once or aside: what key rates count."""
         return self.is_key or bool(self.reason)
 
+    @property
+    def own_ms(self) -> float:
+        """The step but for a key's feature made aside, which a replay computes within the step."""
+        return self.step_ms if self.is_key else self.step_ms - self.feature_ms
+
 
 @dataclass(frozen=True)
 class Current:
@@ -82,15 +87,22 @@ class FeatureFlowStream:
     """One video. ``step`` takes its frames in order; ``reset`` forgets the key frame; ``close`` leaves no thread behind.
 
     ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them. ``schedule`` decides in
-    place of the one that the settings name.
+    place of the one that the settings name, ``timing`` says what a step took in place of the clock.
     """
 
     def __init__(
-        self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None, schedule: Schedule | None = None
+        self,
+        model: LoadedModel,
+        settings: EngineSettings,
+        *,
+        key_worker: KeyWorker | None = None,
+        schedule: Schedule | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._model = model
         self._settings = settings
         self._schedule = schedule or parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._timing = timing or Timing()
         self._renewal: Renewal | None = None
         self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
@@ -154,7 +166,7 @@ class FeatureFlowStream:
             with self._aside.sharing_cores():
                 result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
-        self._spent_ms = result.step_ms
+        self._spent_ms = result.own_ms
         return result
 
     @torch.inference_mode()
@@ -213,7 +225,7 @@ class FeatureFlowStream:
         times = current.times
         with times.measure("feature", self._model.device):
             feature = self._model.extract(current.prepared.image)
-        key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, times.parts["feature"])
+        key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, self._timing.key_feature(times.parts["feature"]))
         if pair is not None and self._track is not None:
             self._asked = None  # after a cut the old key's scene is gone: what it lost tells nothing of this one
             self._renewal = None if decision.hard else self._renewed(self._track.key, key, pair)
@@ -304,6 +316,8 @@ class FeatureFlowStream:
         stamp, times = current.stamp, current.times
         with times.measure("head", self._model.device):
             answers = self._run_heads(feature, key.geometry, current.tasks)
+        motion_px = pair.motion_px if pair is not None and pair.flow_computed else None
+        took = self._timing.step(times, is_key=age == 0)
         return FrameResult(
             stamp=stamp,
             is_key=age == 0,
@@ -311,15 +325,15 @@ class FeatureFlowStream:
             key_age_frames=age,
             key_age_ms=(stamp - key.stamp) / 1e6 if stamp and key.stamp else 0.0,
             key_ms=key.feature_ms,
-            motion_px=pair.motion_px if pair is not None and pair.flow_computed else None,
+            motion_px=motion_px,
             disagreement=None,
             detections=answers.get(Task.DETECTION),
             label_map=answers.get(Task.SEGMENTATION),
-            step_ms=times.total(),
-            feature_ms=times.parts.get("feature", 0.0),
-            flow_ms=times.parts.get("flow", 0.0),
-            refine_ms=times.parts.get("refine", 0.0),
-            head_ms=times.parts["head"],
+            step_ms=took["step"],
+            feature_ms=took.get("feature", 0.0),
+            flow_ms=took.get("flow", 0.0),
+            refine_ms=took.get("refine", 0.0),
+            head_ms=took.get("head", 0.0),
         )
 
     def _run_heads(self, feature: Tensor, geometry: ImageGeometry, tasks: frozenset[Task]) -> dict[Task, Any]:

@@ -61,6 +61,7 @@ class HtmlReport(Observer):
             settings=settings,
             label_colours=dict(zip(card.segmentation_classes, card.palette, strict=False)),
             version=__version__,
+            rate=recording.rate,
         )
         write_page(self._path, report, self._frames, self._worst.frames(), about, rule=self._worst.rule)
 

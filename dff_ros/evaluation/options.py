@@ -42,10 +42,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list-topics", action="store_true", help="list the topics of --bag with images or detections, and end")
     _add_engine(parser)
     add_truth(parser)
+    _add_mode(parser)
     measure = parser.add_argument_group("what is measured and written")
     measure.add_argument("--baseline", action="store_true", help="run per-frame on the same frames, interleaved, and compare")
-    offsets = "with fixed:N: score every frame at each age 0..N-1, age 0 being per-frame"
-    measure.add_argument("--every-offset", action="store_true", help=offsets)
     measure.add_argument("--json", type=Path, metavar="OUT.json", help="the figures; must be given")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
     bag_out = "a new bag with what the node would publish: detections, segmentation, frame_info, overlay (JPEG) and label_info"
@@ -61,18 +60,36 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--list-topics belongs to --bag")
     if options.json is None and not options.list_topics:
         parser.error("the following arguments are required: --json")
+    _check_mode(parser, options)
+    return options
+
+
+def _check_mode(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with code 2 and one line where options do not go together in the mode of the replay."""
     if options.key_delay == 0:
         parser.error("--key-delay should be at least 1 frame, got 0")
-    if options.key_delay and options.every_offset:
-        parser.error("--key-delay belongs to a schedule, --every-offset has none")
+    if options.key_delay and options.key_frames == "blocking":
+        parser.error("--key-delay makes key frames aside, --key-frames blocking does not")
+    if (options.key_delay or options.key_frames) and options.every_offset:
+        parser.error(f"--key-{'delay' if options.key_delay else 'frames'} belongs to a schedule, --every-offset has none")
     if options.keys_topic is not None and options.keys_from is None:
         parser.error("--keys-topic belongs to --keys-from")
-    if options.keys_from is not None and (options.schedule or options.key_delay or options.every_offset):
-        parser.error("--keys-from brings the key frames: --schedule, --key-delay and --every-offset choose them otherwise")
+    if options.keys_from is not None and (options.schedule or options.key_delay or options.key_frames or options.every_offset):
+        others = "--schedule, --key-delay, --key-frames and --every-offset"
+        parser.error(f"--keys-from brings the key frames: {others} choose them otherwise")
     for name in ("video_out", "trace", "bag_out"):
         if options.every_offset and getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
-    return options
+    if options.every_offset and options.latencies:
+        parser.error("--latencies belongs to a schedule, --every-offset has none")
+    if options.real_time and options.every_offset:
+        parser.error("--every-offset answers each frame many times, which has no place in --real-time")
+    if options.real_time and options.key_delay:
+        parser.error("--key-delay counts frames, in --real-time a key frame is ready when its time has passed: --key-frames aside")
+    if options.real_time and options.keys_from is not None:
+        parser.error("--keys-from brings what was dropped live, --real-time finds that out")
+    if options.real_time and PROPAGATION in options.without:
+        parser.error("--without propagation takes no time, so that it has no place in --real-time")
 
 
 def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -115,7 +132,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keys-from", type=Path, metavar="BAG", help=recorded)
     group.add_argument("--keys-topic", metavar="T", help="topic of --keys-from; found where there is only one called frame_info")
     params = "the node's parameter file, or plain names and values; without it nothing but the schedule limits a key's age"
-    delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key_frames: aside in --params and no --key-delay)"
+    delay = f"make key frames aside, each ready N frames after its own ({KEY_DELAY} with key frames aside and no --key-delay)"
+    aside = "where a key frame's feature is computed; by --params, else blocking"
+    group.add_argument("--key-frames", choices=("blocking", "aside"), help=aside)
     group.add_argument("--key-delay", type=count, metavar="N", help=delay)
     group.add_argument("--params", type=Path, metavar="FILE.yaml", help=params)
     without = (
@@ -125,6 +144,16 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--without", type=parts, default=frozenset(), metavar="PART,PART", help=without)
     group.add_argument("--flow", metavar="NAME", help="flow network in place of the bundle's, for example dis")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
+
+
+def _add_mode(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how frames come", "one after the other as they are answered (lock-step), unless said otherwise")
+    offsets = "with fixed:N: score every frame at each age 0..N-1, age 0 being per-frame"
+    group.add_argument("--every-offset", action="store_true", help=offsets)
+    simulated = "frames arrive by their stamps, on a simulated clock: late ones are dropped, and what is known when a frame comes is scored"
+    group.add_argument("--real-time", action="store_true", help=simulated)
+    times = "steps take what they took in another run (its --trace), or so much: then runs in real time or with a budget can be repeated"
+    group.add_argument("--latencies", metavar="TRACE.jsonl|key=MS,propagated=MS", help=times)
 
 
 def add_truth(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +247,7 @@ def engine_settings(options: argparse.Namespace) -> EngineSettings:
     """Defaults, then ``--params``, then the command line; raises ValueError in one line.
 
     ``--params`` replays what the node would do, its age limit and its ``key_frames`` included. Without it the schedule alone decides, so
-    that fixed:20 means every 20th frame at 7 Hz too, and key frames block unless ``--key-delay`` is given.
+    that fixed:20 means every 20th frame at 7 Hz too, and key frames block unless ``--key-frames`` or ``--key-delay`` is given.
     """
     settings = EngineSettings(max_key_age=0.0, key_frames="blocking")
     if options.params is not None:
@@ -227,7 +256,7 @@ def engine_settings(options: argparse.Namespace) -> EngineSettings:
         except ValueError as error:
             raise ValueError(f"{options.params}: {error}") from error
     given = {name: getattr(options, name) for name in ("model", "schedule", "flow", "device")}
-    given["key_frames"] = None if options.key_delay is None else "aside"
+    given["key_frames"] = options.key_frames if options.key_delay is None else "aside"
     return settings.with_values({name: value for name, value in given.items() if value is not None})
 
 

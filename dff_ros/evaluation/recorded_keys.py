@@ -13,6 +13,7 @@ from dff_ros.engine.frame_pair import Decision, FramePair
 from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.step_times import Timing
 from dff_ros.recording.frame_info import FrameInfo
 
 SCHEDULE = "recorded"
@@ -139,8 +140,8 @@ class RecordedKeys:
 class RecordedKeyWorker(DelayedKeyWorker):
     """Ready when the live run's was. Computes with as many threads as that did: a feature's last bits depend on their number."""
 
-    def __init__(self, model: LoadedModel, keys: RecordedKeys, shares: ThreadShares) -> None:
-        super().__init__(model, 1, shares=shares)
+    def __init__(self, model: LoadedModel, keys: RecordedKeys, shares: ThreadShares, timing: Timing | None = None) -> None:
+        super().__init__(model, 1, shares=shares, timing=timing)
         self._keys = keys
 
     def finished(self, frames: int) -> bool:

@@ -6,23 +6,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 
 import torch
 from tqdm import tqdm
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
-from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
+from dff_ros.engine.schedule import FixedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.bag_output import BagOutput
 from dff_ros.evaluation.cameras import Camera, open_cameras, topic_table
+from dff_ros.evaluation.fingerprint import InputHash, digest, provenance
 from dff_ros.evaluation.given_truth import open_truth, warn_unscored
 from dff_ros.evaluation.html_report import HtmlReport
+from dff_ros.evaluation.latencies import Latencies, read_latencies
+from dff_ros.evaluation.modes import check_mode, clock_notes, evaluation_settings, is_repeatable, run_mode
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
-from dff_ros.evaluation.run import KEY_DELAY, every_offset, lock_step
 from dff_ros.evaluation.score_report import Report
 from dff_ros.evaluation.trace import TraceFile
 from dff_ros.evaluation.truth import Truth
@@ -51,26 +54,22 @@ def replay(options: argparse.Namespace) -> None:
         print(topic_table(options.bag))
         return
     settings = engine_settings(options)
-    schedule = parse_schedule(settings.schedule, settings)
-    interval = offset_interval(schedule, settings.schedule) if options.every_offset else None
-    aside = settings.key_frames == "aside" or options.keys_from is not None
-    if PROPAGATION in options.without and aside and interval is None:
-        raise ValueError("--without propagation needs key_frames: blocking: a frame whose key is made aside has no answer of the key's own")
+    check_mode(options, settings)
+    latencies = None if options.latencies is None else read_latencies(options.latencies)
     cameras = open_cameras(options)
     model = load_model(settings, without=options.without - {PROPAGATION})
-    for note in model.notes:
-        print(f"dff_replay: {note}", file=sys.stderr)
+    _say(*model.notes, *clock_notes(options, settings))
     truths = [open_truth(camera.options, model.card) for camera in cameras]
     for camera in cameras:
         prepare_outputs(camera.options)
     reports: dict[str, Report] = {}
     with ExitStack() as outputs:
         bag = open_bag_output(options, cameras[0].recording, outputs)
-        pages = [open_page(camera.options, model.card, settings, schedule) for camera in cameras]
+        pages = [open_page(camera.options, model.card, settings) for camera in cameras]
         for camera, truth, page in zip(cameras, truths, pages, strict=True):
             watching: list[Observer] = [] if page is None else [page]
             watching += [] if bag is None else [bag.camera(camera.name, model.card, settings.score_threshold)]
-            reports[camera.topic] = replay_camera(camera, model, settings, truth, watching, interval=interval)
+            reports[camera.topic] = replay_camera(camera, model, settings, truth, latencies, watching)
             print("\n".join([*([camera.topic] if len(cameras) > 1 else []), summary(reports[camera.topic])]))
     write_report(options.json, {"cameras": reports} if len(cameras) > 1 else reports[cameras[0].topic])
     for camera, page in zip(cameras, pages, strict=True):
@@ -79,30 +78,40 @@ def replay(options: argparse.Namespace) -> None:
 
 
 def replay_camera(
-    camera: Camera, model: LoadedModel, settings: EngineSettings, truth: Truth, watching: Sequence[Observer], *, interval: int | None
+    camera: Camera,
+    model: LoadedModel,
+    settings: EngineSettings,
+    truth: Truth,
+    latencies: Latencies | None,
+    watching: Sequence[Observer],
 ) -> Report:
-    """Replay one stream; ``interval`` is l of ``fixed:l`` where every offset is wanted."""
+    """Replay one stream in the mode that the options name; ``watching`` are told of its frames beside the outputs of its own."""
     options, recording = camera.options, camera.recording
-    recorded = None if options.keys_from is None else RecordedKeys(read_frame_info(options.keys_from, options.keys_topic))
-    for note in truth.notes:
-        print(f"dff_replay: {note}", file=sys.stderr)
+    infos = None if options.keys_from is None else read_frame_info(options.keys_from, options.keys_topic)
+    recorded = None if infos is None else RecordedKeys(infos)
+    _say(*truth.notes)
     with ExitStack() as outputs:
         observers = [*watching, *open_outputs(options, recording.rate, model.card, settings, outputs)]
         frames = outputs.enter_context(tqdm(recording, total=len(recording) or None, unit="frame"))
-        copy = PROPAGATION in options.without
-        if interval is None:
-            how = {"baseline": options.baseline, "copy_outputs": copy, "key_delay": options.key_delay or KEY_DELAY, "recorded": recorded}
-            result = lock_step(frames, model, settings, truth, **how, observers=observers)
-        else:
-            result = every_offset(frames, model, settings, truth, interval=interval, copy_outputs=copy)
+        hashed = InputHash()
+        result = run_mode(
+            options, hashed.over(frames), model, settings, truth, latencies=latencies, recorded=recorded, observers=observers
+        )
     if recorded is not None:
-        print(f"dff_replay: {recorded.outcome()}", file=sys.stderr)
+        _say(recorded.outcome())
     report = build_report(result, schedule=settings.schedule if recorded is None else SCHEDULE, device=device_name(model))
+    asked = evaluation_settings(options, result, None if infos is None else digest([asdict(info) for info in infos]))
+    repeatable = is_repeatable(options, settings)
+    report["provenance"] = provenance(hashed, model, settings, asked, latencies=latencies, repeatable=repeatable)
     report["input"] = input_figures(recording)
     warn_unscored(report, options, truth)
-    for note in notes_of(recording):
-        print(f"dff_replay: {note}", file=sys.stderr)
+    _say(*notes_of(recording))
     return report
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        print(f"dff_replay: {note}", file=sys.stderr)
 
 
 def prepare_outputs(options: argparse.Namespace) -> None:
@@ -111,13 +120,6 @@ def prepare_outputs(options: argparse.Namespace) -> None:
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
         output.parent.mkdir(parents=True, exist_ok=True)
-
-
-def offset_interval(schedule: Schedule, name: str) -> int:
-    """l of ``fixed:l``; raises ValueError for another schedule, which has no ages to go through."""
-    if not isinstance(schedule, FixedSchedule):
-        raise ValueError(f"--every-offset needs --schedule fixed:N, got {name!r}")
-    return schedule.key_frame_interval
 
 
 def open_bag_output(options: argparse.Namespace, recording: Recording, outputs: ExitStack) -> BagOutput | None:
@@ -141,10 +143,11 @@ def open_outputs(
     return observers
 
 
-def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings, schedule: Schedule) -> HtmlReport | None:
+def open_page(options: argparse.Namespace, card: Card, settings: EngineSettings) -> HtmlReport | None:
     """The HTML report, where it is asked for; raises ValueError where its libraries are missing."""
     if options.html is None:
         return None
+    schedule = parse_schedule(settings.schedule, settings)
     interval = schedule.key_frame_interval if isinstance(schedule, FixedSchedule) else None
     return HtmlReport(options.html, card=card, settings=settings, interval=interval)
 

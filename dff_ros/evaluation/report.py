@@ -18,6 +18,7 @@ from dff_ros.evaluation.score_report import (
     motion_figures,
     segmentation_figures,
 )
+from dff_ros.evaluation.streaming_report import live_figures, live_lines
 from dff_ros.recording.frames import Recording
 from dff_ros.recording.opening import bag_of
 
@@ -27,6 +28,7 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
     run, baseline = replay.run, replay.baseline
     return {
         "frames": replay.frames,
+        "mode": "real-time" if replay.live is not None else "every-offset" if replay.every_offset else "lock-step",
         "schedule": schedule,
         "device": device,
         "every_offset": replay.every_offset,
@@ -36,7 +38,7 @@ def build_report(replay: Replay, *, schedule: str, device: str) -> Report:
         "detection": detection_figures(run.detection, average_ages=replay.every_offset),
         "detection_delay": delay_figures(replay.delay),
         "step_ms": times(run),
-        "latency_ms": {kind: describe([]) for kind in ("all", "key", "propagated")},  # frames do not arrive by a clock here
+        **live_figures(replay.live),
         "cost_ratio": ratio(mean_or_none(run.propagated_ms), mean_or_none(run.key_ms)),
         **comparison(replay, run, baseline),
     }
@@ -61,6 +63,7 @@ def comparison(replay: Replay, run: Tally, baseline: Tally | None) -> Report:
             "segmentation": segmentation_figures(per_frame.segmentation, average_ages=replay.every_offset),
             "detection": detection_figures(per_frame.detection, average_ages=replay.every_offset),
             "step_ms": times(per_frame),
+            **live_figures(replay.per_frame_live),
         },
         "loss_by_age": loss_by_age(run, per_frame),
         "agreement": None if replay.against is None else replay.against.agreement,
@@ -98,7 +101,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 def summary(report: Mapping[str, Any]) -> str:
     """What a person wants to know first."""
     steps, baseline = report["step_ms"], report["baseline"]
-    lines = [f"{report['frames']} frames, {report['schedule']}, {report['device']}"]
+    lines = [f"{report['frames']} frames, {report['schedule']}, {report['device']}", *live_lines(report)]
     if report["key_rate"] is not None:
         lines.append(f"key frames   {report['key_rate']:.1%}")
     step = f"step         mean {steps['all']['mean']:.1f} ms, p95 {steps['all']['p95']:.1f} ms"

@@ -13,16 +13,18 @@ from dff_ros.core.results import Task
 from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.step_times import Timing
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.engine.track import Track
 from dff_ros.evaluation.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.average_precision import DetectionScore
 from dff_ros.evaluation.consistency import TemporalConsistency
 from dff_ros.evaluation.delay import LEAST_SEEN, DelayFigures, DetectionDelay
-from dff_ros.evaluation.metrics import SegmentationScore
+from dff_ros.evaluation.latencies import Latencies, timing_of
 from dff_ros.evaluation.motion import MotionMeter
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, as_recorded
+from dff_ros.evaluation.scores import Scores
+from dff_ros.evaluation.streaming import Live
 from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
 
@@ -34,12 +36,11 @@ core of two while frames come at 15 Hz.
 """
 
 
-class Tally:
+class Tally(Scores):
     """What one way of running has gathered: scores by age, and the times of its steps."""
 
     def __init__(self, segmentation_classes: tuple[str, ...], detection_classes: tuple[str, ...]) -> None:
-        self.segmentation = SegmentationScore(segmentation_classes)
-        self.detection = DetectionScore(detection_classes)
+        super().__init__(segmentation_classes, detection_classes)
         self.consistency = TemporalConsistency(segmentation_classes)
         self.key_ms: list[float] = []
         self.propagated_ms: list[float] = []
@@ -53,10 +54,7 @@ class Tally:
             self.propagated_ms.append(result.step_ms)
         else:
             self.key_ms.append(result.step_ms if result.is_key else result.step_ms - result.flow_ms - result.refine_ms)
-        if truth.labels is not None and result.label_map is not None:
-            self.segmentation.add(age, truth.labels, result.label_map.labels, motion=motion)
-        if truth.boxes and result.detections is not None:
-            self.detection.add(age, truth.boxes, result.detections, index=index, motion=motion)
+        self.score(result, truth, age=age, index=index, motion=motion)
 
     @property
     def step_ms(self) -> list[float]:
@@ -83,6 +81,10 @@ class Replay(Observer):
     """Measures the motion of frames, where something is scored."""
     motion: Counter[str] = field(default_factory=Counter)
     """How many frames are of each group of motion."""
+    live: Live | None = None
+    """Where frames arrived by a clock: what the run made of that."""
+    per_frame_live: Live | None = None
+    """The same of per-frame by itself, with drops of its own; what else is said of it is on the frames that the run answered."""
 
     def add(self, answered: AnsweredFrame) -> None:
         """Take what the run and, where it ran, per-frame say about one frame."""
@@ -130,6 +132,7 @@ def lock_step(
     copy_outputs: bool = False,
     key_delay: int = KEY_DELAY,
     recorded: RecordedKeys | None = None,
+    latencies: Latencies | None = None,
     observers: Sequence[Observer] = (),
 ) -> Replay:
     """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
@@ -137,10 +140,11 @@ def lock_step(
     The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
     ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat. Where the settings have key frames
     made aside, each is ready ``key_delay`` frames after its own. With ``recorded`` a live run's decisions are made again in place of the
-    schedule's, and what it dropped is dropped. ``observers`` are told of every frame in order.
+    schedule's, and what it dropped is dropped. With ``latencies`` steps are said to take what they took in another run. ``observers``
+    are told of every frame in order.
     """
-    stream = open_stream(model, settings, key_delay, recorded)
-    per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
+    stream = open_stream(model, settings, key_delay, recorded, timing_of(latencies))
+    per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}), timing=timing_of(latencies))
     replay = new_replay(model.card, settings, truth, baseline=baseline)
     replay.key_delay = key_delay if stream.makes_keys_aside and recorded is None else None
     key_answer: FrameResult | None = None
@@ -166,12 +170,14 @@ def lock_step(
     return replay
 
 
-def open_stream(model: LoadedModel, settings: EngineSettings, key_delay: int, recorded: RecordedKeys | None) -> FeatureFlowStream:
+def open_stream(
+    model: LoadedModel, settings: EngineSettings, key_delay: int, recorded: RecordedKeys | None, timing: Timing
+) -> FeatureFlowStream:
     """The stream of a replay, which has no clock: keys aside are ready ``key_delay`` frames after their own, or as ``recorded``."""
     if recorded is None:
-        return FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
-    worker = RecordedKeyWorker(model, recorded, ThreadShares.of(settings))
-    return FeatureFlowStream(model, as_recorded(settings), key_worker=worker, schedule=recorded)
+        return FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay, timing=timing), timing=timing)
+    worker = RecordedKeyWorker(model, recorded, ThreadShares.of(settings), timing)
+    return FeatureFlowStream(model, as_recorded(settings), key_worker=worker, schedule=recorded, timing=timing)
 
 
 def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:

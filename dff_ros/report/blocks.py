@@ -89,7 +89,7 @@ def age_blocks(report: Report, frames: FrameTable) -> Iterator[Block]:
     """Scores against truth by age of the key, and agreement with per-frame by age."""
     for score in scores(report):
         if score.against_truth and len(score.by_age) > 1:
-            yield score_by_age(score)
+            yield score_by_age(score, same_frames=report["every_offset"])
     agreement = at(report, "against_per_frame", "agreement_by_age") or frames.agreement_by_age()
     if len(agreement) > 1:
         yield Block(
@@ -102,7 +102,10 @@ def age_blocks(report: Report, frames: FrameTable) -> Iterator[Block]:
         )
 
 
-def score_by_age(score: Score) -> Block:
+AGES_DIFFER = "Each age has frames of its own, so look at the distance between the lines more than at their ups and downs."
+
+
+def score_by_age(score: Score, *, same_frames: bool) -> Block:
     """One score, the run's and per-frame's."""
     curves = [Curve("this run", score.by_age)]
     if any(value is not None for value in score.per_frame_by_age):
@@ -112,7 +115,7 @@ def score_by_age(score: Score) -> Block:
         f"age-{score.name.split()[0].lower()}",
         "age",
         f"{score.name} by age",
-        "Each age has frames of its own, so look at the distance between the lines more than at their ups and downs.",
+        "Every age is scored on the same frames." if same_frames else AGES_DIFFER,
         f"{score.name} of the run at ages 0 to {len(score.by_age) - 1}: {told}.",
         by_age(curves, score=score.name),
     )
@@ -129,8 +132,8 @@ def timeline_block(frames: FrameTable) -> Block:
         "timeline",
         "Frame after frame",
         "Key frames by their reason on top; below, motion since the key frame (none where no flow was computed), agreement with per-frame, "
-        "what an adaptive schedule expects to lose, and times. Orange dots are key frames. Drag to zoom, double-click to go back; "
-        f"all strips move together.{thinned}",
+        "what an adaptive schedule expects to lose, and times. "
+        f"Orange dots are key frames. Drag to zoom, double-click to go back; all strips move together.{thinned}",
         f"Timeline of {len(frames)} frames, {keys} of them key frames.",
         timeline(frames),
     )

@@ -17,7 +17,7 @@ from dff_ros.report.blocks import GROUPS, blocks_of
 from dff_ros.report.frame_table import FrameTable
 from dff_ros.report.measures import Report, at, class_tables, live_rows, motion_tables, pace
 from dff_ros.report.pictures import WorstFrame
-from dff_ros.report.words import summarise
+from dff_ros.report.words import delay_sentences, summarise
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class About:
     label_colours: Mapping[str, tuple[int, int, int]]
     """Of the segmentation classes, by name."""
     version: str
+    rate: float | None = None
+    """Frames per second of the recording, for where stamps do not tell."""
 
 
 def write_page(path: Path, report: Report, frames: FrameTable, worst: Sequence[WorstFrame], about: About, *, rule: str) -> None:
@@ -54,18 +56,19 @@ def write_page(path: Path, report: Report, frames: FrameTable, worst: Sequence[W
 def render(report: Report, frames: FrameTable, worst: Sequence[WorstFrame], about: About, *, rule: str) -> str:
     """The page as HTML."""
     name, times = pace(report)
+    period_ms = frames.period_ms or (1e3 / about.rate if about.rate else None)
     found = blocks_of(report, frames)
     return render_template(
         "report.html",
         about=about,
         report=report,
-        summary=summarise(report, description=about.recording, notes=about.notes, model=about.model, period_ms=frames.period_ms),
+        summary=summarise(report, description=about.recording, notes=about.notes, model=about.model, period_ms=period_ms),
         blocks={group: [block for block in found if block.group == group] for group in GROUPS},
         times={"name": name, "rows": time_rows(report, times)},
         class_tables=class_tables(report),
         motion_tables=motion_tables(report),
         live=live_rows(report),
-        delay=dict(flattened({key: value for key, value in (at(report, "detection_delay") or {}).items() if key in DELAY})),
+        delays=delay_sentences(report),
         worst=worst,
         rule=rule,
         provenance=dict(flattened(origin(report, about.settings))),
@@ -81,9 +84,6 @@ def render_template(name: str, **values: Any) -> str:
     return pages.get_template(name).render(figure_json=figure_json, plotly=script, **values)
 
 
-DELAY = ("mean", "p90", "appearances", "missed")
-
-
 def figure_json(figure: go.Figure) -> Markup:
     """A figure as JSON that may stand within a script element: nothing in it can end the element, and it is no JavaScript."""
     text: str = figure.to_json()
@@ -93,7 +93,8 @@ def figure_json(figure: go.Figure) -> Markup:
 def time_rows(report: Report, times: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
     """Kind of frame, and mean, p50, p95, p99 and max; kinds that did not occur are left out."""
     rows = [(kind, at(times, kind)) for kind in ("all", "key", "propagated")]
-    rows.append(("per-frame, step time", at(report, "baseline", "step_ms", "all")))
+    own = "latency_ms" if pace(report)[0] == "latency" else "step_ms"
+    rows.append(("per-frame", at(report, "baseline", own, "all")))
     names = ("mean", "p50", "p95", "p99", "max")
     return [(kind, [described.get(name) for name in names]) for kind, described in rows if described and described.get("mean") is not None]
 

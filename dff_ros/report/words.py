@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dff_ros.report.advice import suggestions
-from dff_ros.report.measures import Report, Score, at, class_tables, has_baseline, pace, scores
+from dff_ros.report.measures import Report, Score, at, class_tables, has_baseline, pace, scores, streaming_scores
 from dff_ros.report.phrases import frames, ms, points, sentence
 
 SLIGHT = 0.002
@@ -118,6 +118,19 @@ def class_sentence(report: Report) -> str:
     return f"Most is lost on {', '.join(f'{name} ({points(loss)})' for loss, name in worst)}." if worst else ""
 
 
+def delay_sentences(report: Report) -> list[str]:
+    """How much later than per-frame new objects are found: those of the truth, and those that per-frame tracks."""
+    said = []
+    sources = {"New objects": report, "Objects that per-frame begins to track": at(report, "against_per_frame")}
+    for what, source in sources.items():
+        delay = at(source, "detection_delay")
+        if at(delay, "mean") is None:
+            continue
+        found = f"{what} are found {delay['mean']:.1f} frames after per-frame finds them, nine of ten within {delay['p90']:.1f}"
+        said.append(f"{found}; of {delay['appearances']} appearances {delay['missed']:.1%} are missed.")
+    return said
+
+
 def flicker_sentence(report: Report) -> str:
     """How steady class maps are."""
     run, own = at(report, "temporal_consistency", "flicker"), at(report, "temporal_consistency", "per_frame", "flicker")
@@ -134,13 +147,14 @@ def gained(report: Report) -> str:
     if mean is None:
         return "Not measured: there are no step times."
     key, propagated = at(steps, "key", "mean"), at(steps, "propagated", "mean")
+    given = " These times were given (--latencies), not measured in this run." if at(report, "provenance", "latencies") else ""
     split = f" ({ms(key)} for a key frame, {ms(propagated)} for a propagated one)" if key is not None and propagated is not None else ""
-    said = f"A frame takes {ms(mean)} on average{split}."
+    said = f"A frame takes {ms(mean)} on average{split}.{given}"
     if speedup is None or per_frame is None:
         return f"{said} What per-frame takes was not measured in this run."
     if speedup < 1.05:
         return f"{said} Per-frame takes {ms(per_frame)}: propagation does not pay here (speed-up {speedup:.2f})."
-    return f"{said} Per-frame takes {ms(per_frame)} on the same frames and machine: {speedup:.1f} times as long."
+    return f"{said} Per-frame takes {ms(per_frame)} on the same frames: {speedup:.1f} times as long."
 
 
 def keeps_up(report: Report, period_ms: float | None) -> str:
@@ -172,11 +186,17 @@ def drops_sentence(report: Report) -> str:
         return ""
     mean, p95 = ms(at(times, "all", "mean")), ms(at(times, "all", "p95"))
     late = f"Latency, from arrival to answer, is {mean} on average and {p95} at the 95th percentile."
-    if not dropped:
-        return f"Yes: with frames arriving by their stamps none was dropped. {late}"
     own = at(report, "baseline", "drops", "rate")
     beside = "" if own is None else f"; per-frame would drop {own:.1%}"
-    return f"Not quite: with frames arriving by their stamps {frames(dropped)} ({rate:.1%}) were dropped{beside}. {late}"
+    said = f"Not quite: with frames arriving by their stamps {frames(dropped)} ({rate:.1%}) were dropped" if dropped else ""
+    said = said or "Yes: with frames arriving by their stamps none was dropped"
+    return " ".join([f"{said}{beside}.", late, *map(known_sentence, streaming_scores(report))])
+
+
+def known_sentence(score: Score) -> str:
+    """A score of what is known when a frame comes."""
+    beside = "" if score.per_frame is None else f", with per-frame by the clock {score.per_frame:.3f}"
+    return f"What is known when a frame comes has {'an' if score.name[0] in 'Aa' else 'a'} {score.name} of {score.run:.3f}{beside}."
 
 
 def tiles(report: Report, period_ms: float | None) -> list[Tile]:
