@@ -35,7 +35,7 @@ setup(
     maintainer_email="maintainers@users.noreply.b-seed-8c2a9ce9.example",
     license="Apache-2.0",
     packages=find_packages(include=["dff_ros", "dff_ros.*", "dff_train", "dff_train.*"]),
-    package_data={"dff_train": ["recipes/*.yaml"]},
+    package_data={"dff_train": ["recipes/*.yaml"], "dff_ros.report": ["templates/*"]},
     data_files=data_files(),
     python_requires=">=3.10,<3.14",
     install_requires=[
@@ -58,6 +58,8 @@ setup(
             "ros-diagnostic-msgs>=5.3,<6",
             "ros-std-srvs>=5.3,<6",
         ],
+        # What dff_replay --html writes its page with.
+        "report": ["Jinja2>=3,<4", "plotly>=5,<8"],
         # What benchmarks/accuracy.py draws with; make setup leaves it out.
         "plots": ["matplotlib>=3.5,<4"],
         "test": ["pytest>=7,<9"],
@@ -70,6 +72,7 @@ setup(
             "dff_demo = dff_ros.node.demo:main",
             "dff_replay = dff_ros.evaluation.dff_replay:main",
             "dff_train = dff_train.cli:main",
+            "dff_tune = dff_ros.tuning.dff_tune:main",
         ],
     },
     zip_safe=False,

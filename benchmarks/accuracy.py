@@ -18,56 +18,20 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accuracy_report import Absent, Figures, RowFigures, figures_of, merge_into, report
+from accuracy_rows import DESCRIPTION, ROOT, Ablation, Measurement, Row, bundle_folder, check_rows, missing, read_description, with_bundles
 
-from dff_ros.core.bundle import PROSE, WEIGHTS_FILE, BundleError, find_bundle, read_card
+from dff_ros.core.bundle import PROSE, WEIGHTS_FILE, read_card
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dff_ros"
-DESCRIPTION = Path(__file__).with_name("accuracy.yaml")
 RESULTS = ROOT / "runs" / "accuracy"
 COPIED = "--without propagation"
 """For a teacher, of which only per-frame's figures are wanted: nothing is cheaper."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One recording and how it is replayed; ``gives`` says which figures are read from it: miou, ap50, delay or speed."""
-
-    name: str
-    title: str
-    options: str
-    gives: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the tables. Several ``bundles`` are the same recipe with other seeds; ``per_frame`` reads the baseline's figures.
-
-    ``about`` says what it is of a bundle that may be missing, and ``made_by`` the command that makes one that is not shipped.
-    """
-
-    name: str
-    bundles: tuple[str, ...]
-    options: str = ""
-    per_frame: bool = False
-    about: str = ""
-    made_by: str = ""
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """What accuracy.yaml says."""
-
-    measurements: tuple[Measurement, ...]
-    rows: tuple[Row, ...]
-    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,65 +75,11 @@ def code_digest(package: Path) -> str:
     return digest.hexdigest()
 
 
-def read_description(file: Path) -> Ablation:
-    """Rows and measurements; raises ValueError with what is wrong."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    try:
-        measurements = tuple(
-            Measurement(name, item["title"], " ".join(item["options"].split()), tuple(item["gives"]))
-            for name, item in content["measurements"].items()
-        )
-        rows = tuple(_row(**item) for item in content["rows"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: {type(error).__name__} {error}") from error
-    names = [row.name for row in rows]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{file}: a row's name should stand once, got {', '.join(names)}")
-    return Ablation(measurements, rows, content.get("teacher") or "")
-
-
-def _row(name: str, bundle: str | Sequence[str], **more: Any) -> Row:
-    return Row(name, (bundle,) if isinstance(bundle, str) else tuple(bundle), **more)
-
-
 def _row_and_bundle(text: str) -> tuple[str, str]:
     row, _, bundle = text.partition("=")
     if not (row and bundle):
         raise argparse.ArgumentTypeError(f"should be ROW=BUNDLE, got {text!r}")
     return row, bundle
-
-
-def with_bundles(ablation: Ablation, given: Sequence[tuple[str, str]]) -> Ablation:
-    """The ablation with other bundles for the rows named in ``given``; raises ValueError where there is no such row."""
-    bundles: dict[str, tuple[str, ...]] = {}
-    for row, bundle in given:
-        bundles[row] = (*bundles.get(row, ()), bundle)
-    _check_rows(ablation, bundles)
-    rows = tuple(replace(row, bundles=bundles.get(row.name, row.bundles)) for row in ablation.rows)
-    return replace(ablation, rows=rows)
-
-
-def _check_rows(ablation: Ablation, names: Iterable[str]) -> None:
-    known = [row.name for row in ablation.rows]
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"rows are {'; '.join(known)}; got {'; '.join(unknown)}")
-
-
-def bundle_folder(name: str) -> Path:
-    """A bundle by name, or by its path from the repository's root; raises BundleError where there is none."""
-    return find_bundle(str(ROOT / name) if "/" in name else name)
-
-
-def missing(row: Row) -> str:
-    """Why a row cannot be measured; empty where it can. All its bundles have to be there: a spread over some seeds would be another."""
-    for bundle in row.bundles:
-        try:
-            folder = bundle_folder(bundle)
-        except BundleError:
-            return f"no bundle {bundle}" + (f" (made by: {row.made_by})" if row.made_by else "")
-        if not (folder / WEIGHTS_FILE).is_file():
-            return f"bundle {bundle} has no {WEIGHTS_FILE}"
-    return ""
 
 
 class Runner:
@@ -278,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """What ``main`` does; raises ValueError or OSError in one line."""
     ablation = with_bundles(read_description(options.rows), options.bundle)
-    _check_rows(ablation, options.only or ())
+    check_rows(ablation, options.only or ())
     runner = Runner(options.data.resolve(), reuse=options.reuse)
     teacher_name = ablation.teacher if options.teacher is None else options.teacher
     teacher = teacher_figures(teacher_name, ablation, runner, kept_only=bool(options.only))

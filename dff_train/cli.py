@@ -57,8 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, export):
         command.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log")
     for command in (run, export, distilling, scheduling):
-        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        command.add_argument("--device", type=_device, default=best, metavar="DEVICE", help="cpu or cuda (%(default)s)")
     return parser
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise argparse.ArgumentTypeError(f"should be cpu or cuda, where there is one, got {name}")
+    return torch.device(name)
 
 
 def _add_distill(commands: Any) -> argparse.ArgumentParser:
@@ -110,21 +117,20 @@ def _given(options: argparse.Namespace) -> list[Given]:
 
 
 def _schedule(options: argparse.Namespace) -> None:
-    device = torch.device(options.device)
-    schedule(options.model, _given(options), to=options.to, device=device, frames=options.most, without_branch=options.without_branch)
+    schedule(
+        options.model, _given(options), to=options.to, device=options.device, frames=options.most, without_branch=options.without_branch
+    )
 
 
 def _distill(options: argparse.Namespace) -> None:
     given = _given(options)
     chosen = {name: getattr(options, name) for name in ("model", "interval", "refine", "minutes", "steps")}
     run = options.run or Path("runs") / options.to.name
-    distill(
-        Settings(recordings=tuple(given), **chosen), run=run, to=options.to, device=torch.device(options.device), workers=options.workers
-    )
+    distill(Settings(recordings=tuple(given), **chosen), run=run, to=options.to, device=options.device, workers=options.workers)
 
 
 def _training(options: argparse.Namespace) -> tuple[Training, bool]:
-    training = Training(read_recipe(options.recipe), options.run, torch.device(options.device))
+    training = Training(read_recipe(options.recipe), options.run, options.device)
     resumed = training.resume()
     if training.recipe_changed:
         about = f"what {options.run} holds was trained with another recipe than {options.recipe} as it is now"
@@ -147,6 +153,9 @@ def _export(options: argparse.Namespace) -> None:
     training, resumed = _training(options)
     if not resumed:
         raise ValueError(f"no checkpoint in {options.run}: expected one written by dff_train run")
+    if not training.finished:
+        done = f"step {training.step} of {training.stage.steps} of stage {training.stage.name!r}"
+        print(f"dff_train: note: the run is not done: {done}", file=sys.stderr)
     training.export(options.to)
     print(f"dff_train: wrote {options.to}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -145,11 +145,16 @@ def _read_rgb(file: Path) -> Array:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
-def _read_labels(file: Path, size: Iterable[int]) -> Array:
+def _read_labels(file: Path, size: tuple[int, ...]) -> Array:
+    """Ids (H, W) uint8; three equal channels are taken for one, colours are not turned into grey values."""
     _need(file, "the label map of the image of the same name")
-    labels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-    if labels is None or labels.shape != tuple(size):
-        raise DataError(f"{file} should be a label map of {tuple(size)} (height, width), got {None if labels is None else labels.shape}")
+    labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise DataError(f"{file} is not an image OpenCV can read")
+    if labels.ndim == 3 and (labels[..., :1] == labels[..., 1:3]).all():
+        labels = labels[..., 0]
+    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.shape != size:
+        raise DataError(f"{file} should be a label map of one channel of bytes, {size} (height, width), got {labels.shape} {labels.dtype}")
     return np.asarray(labels)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from dff_ros.core.bundle import PROSE, Card, find_bundle, parse_card, read_card
+from dff_train.fields import checked, named
 from dff_train.objective import DEFAULT_WEIGHTS
 from dff_train.samples import DETECTION_CLASSES, SEGMENTATION_CLASSES
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -92,31 +91,34 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; raises ValueError naming the file and what is wrong in it."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = named(Recipe, yaml.safe_load(path.read_text(encoding="utf-8")))
         content["card"] = _card(content["card"])
-        content["stages"] = tuple(_stage(stage) for stage in content["stages"])
+        content["stages"] = tuple(map(_stage, content["stages"]))
         content["crop"] = tuple(content.get("crop", Recipe.crop))
         content["class_weights"] = tuple(map(float, content.get("class_weights", ())))
         _check_classes(content["card"])
         _check_weights(content["card"], content["class_weights"])
-        recipe = _part(Recipe, content)
+        recipe = checked(Recipe(**content))
+        _check_numbers(recipe)
         for weights in (recipe.loss_weights, *(stage.loss_weights for stage in recipe.stages)):
             _check_losses(weights)
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
     return recipe
 
 
-def _card(content: Mapping[str, Any]) -> Card:
+def _card(content: Any) -> Card:
     """A card. ``like`` names a bundle, which it follows in all it does not say itself, figures apart; a part that is null is left out.
 
     So a part can be trained for whatever a bundle holds by now.
     """
+    if not isinstance(content, Mapping) or "like" not in content:
+        return parse_card(content)
     own = dict(content)
-    if "like" not in own:
-        return parse_card(own)
-    bundle = read_card(find_bundle(own.pop("like")))
-    parts: Mapping[str, Any] = own.get("architecture", {})
+    bundle = read_card(find_bundle(str(own.pop("like"))))
+    parts = own.get("architecture", {})
+    if not isinstance(parts, Mapping):
+        raise ValueError(f"architecture should be a mapping, got {parts!r}")
     own["architecture"] = {
         **{name: part for name, part in bundle.architecture.items() if name not in parts},
         **{name: part for name, part in parts.items() if part is not None},
@@ -136,6 +138,14 @@ def _check_weights(card: Card, weights: tuple[float, ...]) -> None:
         raise ValueError(f"class_weights should be {len(card.segmentation_classes)} numbers above 0, got {list(weights)}")
 
 
+def _check_numbers(recipe: Recipe) -> None:
+    if not recipe.stages:
+        raise ValueError("recipe should have at least one stage, got none")
+    if min(recipe.max_offset, recipe.seed) < 0 or not 0 <= recipe.ema_decay < 1:
+        got = f"{recipe.max_offset}, {recipe.seed} and {recipe.ema_decay}"
+        raise ValueError(f"max_offset and seed should be at least 0 and ema_decay lie in 0..1, got {got}")
+
+
 def _check_losses(weights: Mapping[str, float]) -> None:
     unknown = sorted(set(weights) - set(DEFAULT_WEIGHTS))
     if unknown:
@@ -144,22 +154,18 @@ def _check_losses(weights: Mapping[str, float]) -> None:
         raise ValueError(f"weights of losses should be at least 0, got {dict(weights)}")
 
 
-def _stage(content: Mapping[str, Any]) -> Stage:
-    for name in ("trains", "offsets"):
-        if not isinstance(content.get(name, []), list):
-            raise ValueError(f"{name} should be a list, got {content[name]!r}")
-    lists = {name: tuple(content[name]) for name in ("trains", "offsets") if name in content}
-    stage = _part(Stage, {**content, **lists})
+def _stage(content: Any) -> Stage:
+    given = named(Stage, content)
+    for name in given.keys() & {"trains", "offsets"}:
+        if not isinstance(given[name], list):
+            raise ValueError(f"{name} should be a list, got {given[name]!r}")
+        given[name] = tuple(given[name])
+    stage = checked(Stage(**given))
+    for name in ("steps", "batch"):
+        if getattr(stage, name) < 1:
+            raise ValueError(f"{name} should be at least 1, got {getattr(stage, name)}")
     if stage.offsets and not (len(stage.offsets) == 2 and 0 <= stage.offsets[0] <= stage.offsets[1] > 0):
         raise ValueError(f"offsets should be the fewest and the most frames between a pair's frames, got {list(stage.offsets)}")
     if stage.offsets and not stage.pairs:
         raise ValueError(f"stage {stage.name!r} is of stills, whose offset is 0: offsets belong to pairs, got {list(stage.offsets)}")
     return stage
-
-
-def _part(kind: type[Part], content: Mapping[str, Any]) -> Part:
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise ValueError(f"{kind.__name__.lower()} knows {', '.join(sorted(known))}, got {', '.join(unknown)}")
-    return kind(**content)

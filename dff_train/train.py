@@ -48,7 +48,6 @@ def train_on(training: Training, open_dataset: Callable[[], Dataset[Sample]], *,
         while not training.finished and time.monotonic() < deadline:
             if not _train_stage(training, open_dataset(), workers, lambda: interrupted() or time.monotonic() > deadline):
                 break
-            fit_stale_half_cells(training, open_dataset)
             training.next_stage()
         training.save()
         if interrupted():
@@ -56,7 +55,7 @@ def train_on(training: Training, open_dataset: Callable[[], Dataset[Sample]], *,
 
 
 def _train_stage(training: Training, dataset: Dataset[Sample], workers: int, is_over: Callable[[], bool]) -> bool:
-    """One stage from where it stands; False where it was over before the last step."""
+    """One stage from where it stands, and the fits at its end; False where it was over before the last step."""
     stage = training.stage
     saved = time.monotonic()
     batches = _batches(training, dataset, workers, first=training.step)
@@ -72,6 +71,7 @@ def _train_stage(training: Training, dataset: Dataset[Sample], workers: int, is_
                 saved = time.monotonic()
             if is_over():
                 return False
+    fit_stale_half_cells(training, dataset)
     return True
 
 
@@ -118,7 +118,7 @@ def fit_new_fusion(training: Training, data: Path, fresh: Sequence[str]) -> None
     training.begin_with_weights()
 
 
-def fit_stale_half_cells(training: Training, open_dataset: Callable[[], Dataset[Sample]]) -> None:
+def fit_stale_half_cells(training: Training, dataset: Dataset[Sample]) -> None:
     """At a stage's end: half cells are a regression of the feature, so where that has learned and they have not, they are fitted anew.
 
     Only pairs teach them: a stage without leaves them as they were, whatever its ``trains`` says.
@@ -129,7 +129,7 @@ def fit_stale_half_cells(training: Training, open_dataset: Callable[[], Dataset[
         return
     if stage.pairs and trains(stage.trains, "half_cells.conv.weight"):
         return
-    fit_half_cells(averaged, _stills(training, open_dataset()))
+    fit_half_cells(averaged, _stills(training, dataset))
 
 
 def _stills(training: Training, dataset: Dataset[Sample]) -> list[Tensor]:
@@ -138,7 +138,7 @@ def _stills(training: Training, dataset: Dataset[Sample]) -> list[Tensor]:
 
 
 def training_step(training: Training, batch: Batch) -> dict[str, float]:
-    """One optimiser step; returns the losses."""
+    """One optimiser step; returns the losses. Raises ValueError where they have no gradient that is a number: no weight is changed."""
     stage, model = training.stage, training.model
     # Sampling of anchors depends on the step alone, so that an interrupted run ends in the same weights.
     torch.manual_seed(hash((training.recipe.seed, training.stage_index, training.step)))
@@ -156,7 +156,10 @@ def training_step(training: Training, batch: Batch) -> dict[str, float]:
     training.optimizer.zero_grad(set_to_none=True)
     if total.requires_grad:  # a batch without a pair says nothing to a stage that trains propagation alone
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        if not bool(norm.isfinite()):
+            said = ", ".join(f"{name} {float(loss.detach()):.3g}" for name, loss in losses.items())
+            raise ValueError(f"stage {stage.name!r}, step {training.step}: the gradients are no numbers any more; losses: {said}")
         training.optimizer.step()
     training.average.update_parameters(model)
     return {name: float(loss.detach()) for name, loss in losses.items()}

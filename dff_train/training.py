@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -145,7 +146,11 @@ class Training:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            # On the host: what is loaded goes to its weight's device by itself, but for AdamW's counts, which on a GPU would be waited for.
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
         try:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])

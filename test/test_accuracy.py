@@ -9,8 +9,9 @@ from typing import Any
 
 import accuracy
 import pytest
-from accuracy import Measurement, Row, Run, Runner, code_digest, main, missing, read_description
+from accuracy import Run, Runner, code_digest, main
 from accuracy_report import BEGIN, END, Figures, RowFigures, better, cost_table, curve_table, figures_of, losses, merge_into, spread
+from accuracy_rows import DESCRIPTION, ROOT, Measurement, Row, missing, read_description
 
 from dff_ros.core.bundle import CARD_FILE, WEIGHTS_FILE, load_bundle, save_bundle
 from dff_ros.evaluation.options import parse_arguments
@@ -66,7 +67,7 @@ def replays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Replays:
 
 
 def test_every_command_of_the_shipped_description_is_one_that_dff_replay_takes() -> None:
-    ablation = read_description(accuracy.DESCRIPTION)
+    ablation = read_description(DESCRIPTION)
     assert {gives for item in ablation.measurements for gives in item.gives} == {"miou", "ap50", "delay", "speed"}
     for row in ablation.rows:
         for item in ablation.measurements:
@@ -76,13 +77,13 @@ def test_every_command_of_the_shipped_description_is_one_that_dff_replay_takes()
 
 
 def test_what_makes_a_bundle_that_is_not_shipped_names_a_recipe_of_ours_and_puts_the_bundle_in_its_place() -> None:
-    optional = [row for row in read_description(accuracy.DESCRIPTION).rows if row.made_by]
+    optional = [row for row in read_description(DESCRIPTION).rows if row.made_by]
     names = {"warp, flow trained", "joint", "half-cost network, per-frame", "light network split earlier, warp"}
     assert names <= {row.name for row in optional}
     for row in optional:
         train, export = ([*part.split(), ""] for part in row.made_by.split(" && "))
         recipes, runs = ({words[words.index(option) + 1] for words in (train, export)} for option in ("--recipe", "--run"))
-        assert len(recipes) == len(runs) == 1 and (accuracy.ROOT / recipes.pop()).is_file(), row.name
+        assert len(recipes) == len(runs) == 1 and (ROOT / recipes.pop()).is_file(), row.name
         assert export[export.index("--to") + 1] == row.bundles[0] == f"{runs.pop()}/bundle"
         assert row.about
 
@@ -99,6 +100,7 @@ def test_several_bundles_are_several_seeds(tmp_path: Path) -> None:
         ("- {name: a, bundle: x}\n- {name: a, bundle: y}", "a row's name should stand once, got a, a"),
         ("- {name: a}", "bundle"),
         ("- {name: a, bundle: x, colour: red}", "colour"),
+        ("- {name: a", "rows.yaml: while parsing"),
     ],
 )
 def test_wrong_descriptions_are_refused(tmp_path: Path, rows: str, message: str) -> None:

@@ -90,28 +90,17 @@ def test_one_of_several_topics_can_be_named(tmp_path: Path) -> None:
 def test_otherwise_the_topics_are_listed(tmp_path: Path, topic: str | None) -> None:
     with pytest.raises(RecordingError) as caught:
         open_bag(two_cameras(tmp_path / "bag"), topic)
-    listed = "/chatter (std_msgs/msg/String), /left (sensor_msgs/msg/Image), /right (sensor_msgs/msg/Image)"
+    listed = "/chatter (std_msgs/msg/String, 3), /left (sensor_msgs/msg/Image, 3), /right (sensor_msgs/msg/Image, 3)"
     assert listed in str(caught.value)
-    assert repr(topic) in str(caught.value)
+    assert f"got {'none' if topic is None else repr(topic)}" in str(caught.value)
 
 
 def test_types_of_ones_own_can_be_written(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         writer.register("demo_msgs/msg/Count", "int32 count\n")
         writer.write("/count", "demo_msgs/msg/Count", writer.types["demo_msgs/msg/Count"](count=3), stamp(0))
-    with pytest.raises(RecordingError, match=r"got None for bag .* with /count \(demo_msgs/msg/Count\)"):
+    with pytest.raises(RecordingError, match=r"got none for bag .* with /count \(demo_msgs/msg/Count, 1\)"):
         open_bag(tmp_path / "bag")
-
-
-def test_an_image_that_does_not_fit_its_fields_is_named(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
-        writer.write_image("/image", picture(0), stamp(0))
-        fields = {"height": 12, "width": 16, "encoding": "rgb8", "is_bigendian": 0, "step": 48}
-        writer.write_fields("/image", stamp(1), data=np.zeros(5, np.uint8), **fields)
-    frames = iter(open_bag(tmp_path / "bag"))
-    assert next(frames).index == 0
-    with pytest.raises(RecordingError, match=r"image 1 of /image in bag .*: data should be 576 bytes .* got 5"):
-        next(frames)
 
 
 def test_a_bag_is_never_written_over(tmp_path: Path) -> None:
@@ -144,17 +133,4 @@ def test_a_bag_without_its_storage_file_is_refused_in_one_line(tmp_path: Path, s
             file.unlink()
     with pytest.raises(RecordingError, match="bag should be readable") as caught:
         open_bag(tmp_path / "bag")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-def test_a_bag_that_was_cut_off_says_so_at_the_latest_while_reading(tmp_path: Path, storage: Storage, kept: float) -> None:
-    with BagWriter(tmp_path / "bag", storage=storage) as writer:
-        for index in range(40):
-            writer.write_image("/image", picture(index, 60, 80), stamp(index))
-    (file,) = (file for file in (tmp_path / "bag").iterdir() if file.suffix in (".db3", ".mcap"))
-    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
-    with pytest.raises(RecordingError, match="bag should be readable") as caught:
-        list(open_bag(tmp_path / "bag"))
     assert "\n" not in str(caught.value)

@@ -96,6 +96,11 @@ def test_a_missing_bundle_names_the_places_that_were_looked_in(tmp_path: Path) -
         ({"input_pixels": 3}, "input_pixels should lie in"),
         ({"surprise": 1}, "surprise"),
         ({"architecture": {"feature_network": {}}}, "should name a feature_network with its kind"),
+        (
+            {"architecture": {"feature_network": {"kind": "compact"}, "flow_network": {"kind": "dis"}, "half_cell": True}},
+            "architecture knows detection, feature_network, .*, got half_cell",
+        ),
+        ({"segmentation_classes": [f"class {n}" for n in range(256)]}, "segmentation should have at most 255 classes, .*, got 256"),
         ({"detection_classes": []}, "detection should stand in the architecture and have classes, or neither"),
     ],
 )
@@ -153,9 +158,10 @@ def test_broken_weights_are_refused_in_one_line(tiny_bundle: Path, tmp_path: Pat
 
 
 def test_a_card_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.yaml").write_text("a: [")
-    with pytest.raises(BundleError, match="model.yaml"):
-        read_card(tmp_path)
+    for text in ("a: [", "name: 2020-13-45", "a: &b [*b]"):  # no list's end, no such date, a list within itself
+        (tmp_path / "model.yaml").write_text(text)
+        with pytest.raises(BundleError, match="model.yaml"):
+            read_card(tmp_path)
     (tmp_path / "model.yaml").write_text("- a list")
     with pytest.raises(BundleError, match="should be a mapping, got list"):
         read_card(tmp_path)

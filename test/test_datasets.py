@@ -277,6 +277,24 @@ def test_an_image_without_its_label_map_is_named(tmp_path: Path) -> None:
         CamVidStills(tmp_path / "camvid/train")
 
 
+@pytest.mark.parametrize("maps", ["colours", "more than bytes"])
+def test_labels_that_are_no_ids_are_refused_instead_of_read_as_grey_values(tmp_path: Path, maps: str) -> None:
+    write_camvid(tmp_path)
+    file = tmp_path / "camvid/train/labels/still_0.png"
+    ids = street_labels()
+    cv2.imwrite(str(file), ids.astype(np.uint16) if maps == "more than bytes" else np.stack([ids, ids * 2, ids * 3], axis=2))
+    with pytest.raises(DataError, match=r"still_0\.png should be a label map of one channel of bytes"):
+        CamVidStills(tmp_path / "camvid" / "train")
+
+
+def test_labels_in_three_equal_channels_are_ids(tmp_path: Path) -> None:
+    write_camvid(tmp_path)
+    expected = CamVidStills(tmp_path / "camvid" / "train").truth[0].labels
+    cv2.imwrite(str(tmp_path / "camvid/train/labels/still_0.png"), np.repeat(street_labels()[..., None], 3, axis=2))
+    assert np.array_equal(CamVidStills(tmp_path / "camvid" / "train").truth[0].labels, expected)
+
+
+
 def test_a_short_video_is_refused(data: Path) -> None:
     with pytest.raises(DataError, match="ends after 12 frames, expected at least 20"):
         PetsFrames(data / "pets09", range(20))

@@ -168,6 +168,14 @@ def test_detections_below_the_threshold_do_not_count() -> None:
     assert delay.figures().appearances == 0
 
 
+def test_objects_that_per_frame_sees_too_seldom_have_not_appeared() -> None:
+    for times, appearances in ((2, 0), (3, 1)):
+        delay = DetectionDelay(1, score_threshold=0.5, least_seen=3)
+        for frame in range(6):
+            delay.add(truth(7) if frame else truth(), [seen(7) if 0 < frame <= times else NOTHING])
+        assert delay.figures().appearances == appearances
+
+
 def test_a_wrong_number_of_answers_is_refused() -> None:
     delay = DetectionDelay(3, score_threshold=0.5)
     delay.add(truth(), [NOTHING])

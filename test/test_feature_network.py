@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dff_ros.core.feature_network import CompactFeatureNetwork, PyramidFeatureNetwork, ResNetFeatureNetwork, fold_batch_norms
@@ -124,3 +124,48 @@ def test_folded_batch_norms_answer_the_same(network: torch.nn.Module) -> None:
         fold_batch_norms(network)
         torch.testing.assert_close(network(image), expected, rtol=1e-3, atol=1e-4)
     assert norms and not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+class NormAct(torch.nn.BatchNorm2d):
+    """A batch norm with its activation, as some libraries have it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.relu(super().forward(input))
+
+
+class HalvedConv(torch.nn.Conv2d):
+    """A convolution that does something else with its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight / self.weight.norm(), self.bias)
+
+
+class Backwards(torch.nn.Sequential):
+    """Its modules in another order."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self[0](self[1](input))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), NormAct(4)),
+        torch.nn.Sequential(HalvedConv(3, 4, 3), torch.nn.BatchNorm2d(4)),
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, track_running_stats=False)),
+        Backwards(torch.nn.Conv2d(3, 3, 3), torch.nn.BatchNorm2d(3)),
+    ],
+    ids=["norm with activation", "weights changed", "no statistics", "another order"],
+)
+def test_what_others_made_of_a_batch_norm_answers_the_same_too(network: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    image = torch.rand(1, 3, 8, 8)
+    network.eval()
+    with torch.no_grad():
+        expected = network(image)
+        fold_batch_norms(network)
+        torch.testing.assert_close(network(image), expected)

@@ -206,15 +206,19 @@ def test_a_key_aside_shows_at_its_take_over_what_the_old_one_lost(model: LoadedM
 
 
 @pytest.mark.parametrize("in_flight", [False, True])
-def test_a_cut_drops_what_is_in_flight_and_its_own_frame_waits(model: LoadedModel, in_flight: bool) -> None:
+def test_a_cut_drops_what_is_in_flight_and_its_own_frame_waits(
+    model: LoadedModel, in_flight: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     video = stream(model, delay=4, schedule="adaptive", adaptive_max_age=5, adaptive_price=100.0)
     results = play(video, 7 if in_flight else 4)
     assert bool(results[-1].key_age_frames > 5) == in_flight
     last = len(results)
     cut = video.step(255 - frame(last), stamp_of(last))
     assert (cut.is_key, cut.reason, cut.key_age_frames) == (True, "scene cut", 0)
+    pairs = listen(video, monkeypatch)
     later = [video.step(255 - frame(index), stamp_of(index)) for index in range(last + 1, last + 5)]
     assert [r.key_age_frames for r in later] == [1, 2, 3, 4]
+    assert all(pair.renewal is None for pair in pairs)  # what another scene's key lost tells nothing of this one
 
 
 def test_a_budget_counts_a_key_aside_with_its_time(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +229,7 @@ def test_a_budget_counts_a_key_aside_with_its_time(model: LoadedModel, monkeypat
     monkeypatch.setattr(schedule._budget, "spent", lambda pair, *, was_key: told.append(was_key))
     pairs = listen(video, monkeypatch)
     results = play(video, 20)
-    expected = [r.step_ms for r in results]
+    expected = [r.own_ms for r in results]  # computed within the step here, the feature counts once: when it is taken over
     keys = [index for index in range(1, 20) if results[index].key_age_frames <= results[index - 1].key_age_frames]
     for index in keys:
         expected[index - 1] += results[index].key_ms
@@ -450,3 +454,35 @@ def test_a_worker_gives_back_what_it_computed_once(model: LoadedModel) -> None:
     assert not worker.finished(1)
     wait_until(lambda: not worker._unfinished, "the worker to let go of it")
     assert worker.close(MINUTE)
+
+
+def test_frames_after_a_switch_to_blocking_wait_for_no_thread(model: LoadedModel, gate: Gate) -> None:
+    video = threaded(model)
+    play(video, 6)  # ordered at frame 5
+    assert gate.entered.wait(MINUTE)
+    video.apply(video.settings.with_values({"key_frames": "blocking"}))
+    waiting = play(video, 3, start=6)
+    assert [(r.key_age_frames, r.is_key) for r in waiting] == [(6, False), (7, False), (8, False)]
+    gate.opened.set()
+    wait_until(lambda: ready(video), "the key")
+    later = play(video, 4, start=9)  # it takes over at age 4, and the next key is blocking's
+    assert [(r.key_age_frames, r.is_key) for r in later] == [(4, False), (0, True), (1, False), (2, False)]
+    np.testing.assert_array_equal(labels_of(later[0]), followed(model, 5, 9))
+    np.testing.assert_array_equal(labels_of(later[3]), followed(model, 10, 12))
+    assert len(gate.threads) == 1 and video.close(MINUTE)
+
+
+def test_a_cut_at_the_moment_of_taking_over_drops_both_keys(model: LoadedModel, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, "CUT_RISE", 2.0)  # the flow gets lost at some of these frames
+    video = threaded(model, schedule="adaptive", adaptive_max_age=5, adaptive_price=100.0)
+    assert play(video, 8)[5].reason == "age"
+    assert gate.entered.wait(MINUTE)
+    gate.opened.set()
+    wait_until(lambda: ready(video), "the key")
+    monkeypatch.setattr(adaptive, "CUT_RISE", 0.0)  # whatever is shown now is a cut
+    cut = video.step(255 - frame(8), stamp_of(8))
+    assert (cut.is_key, cut.reason, cut.key_age_frames) == (True, "scene cut", 0)
+    monkeypatch.setattr(adaptive, "CUT_RISE", 2.0)
+    later = [video.step(255 - frame(index), stamp_of(index)) for index in range(9, 12)]
+    assert [r.key_age_frames for r in later] == [1, 2, 3]
+    assert len(gate.threads) == 1 and video.close(MINUTE)

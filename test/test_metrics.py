@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from dff_ros.core.results import Detections
+from dff_ros.evaluation.average_precision import DetectionScore, ScoredFrame, average_precision
 from dff_ros.evaluation.metrics import (
     Agreement,
     ConfusionMatrix,
-    DetectionScore,
-    ScoredFrame,
     SegmentationScore,
-    average_precision,
     curve,
     describe,
     difference,
@@ -79,16 +77,25 @@ def test_one_matrix_over_all_frames_and_one_for_each_age() -> None:
     assert score.iou(average_ages=True) == {"a": pytest.approx((1 + 1 / 2) / 2), "b": pytest.approx(2 / 3)}
 
 
+def test_recall_and_pixels_of_each_class() -> None:
+    score = SegmentationScore(("a", "b", "c"))
+    score.add(0, ids([0, 0, 1, 1]), ids([0, 1, 1, 1]))
+    score.add(1, ids([0, 0, 0, IGNORED]), ids([0, 0, 0, 0]))
+    assert score.recall(average_ages=False) == {"a": 4 / 5, "b": 1.0, "c": None}
+    assert score.recall(average_ages=True) == {"a": (1 / 2 + 1) / 2, "b": 1.0, "c": None}
+    assert score.pixels(average_ages=False) == {"a": 5, "b": 2, "c": 0}
+
+
 def test_a_score_without_frames_is_false() -> None:
     assert not SegmentationScore(("a",))
-    assert not DetectionScore()
+    assert not DetectionScore(("person", "car"))
 
 
 # ---- detection
 
 
 def frame_ap(found: Detections, true: ClassBoxes) -> tuple[float | None, float | None]:
-    score = DetectionScore()
+    score = DetectionScore(("person", "car"))
     score.add(0, {0: true}, found)
     precision = score.precision(average_ages=False)
     return rounded(precision.map50), rounded(precision.map)
@@ -150,20 +157,20 @@ def test_a_box_in_unknown_pixels_is_left_out_unless_it_meets_a_true_one() -> Non
 
 
 def test_masks_are_not_held_so_that_memory_stays_flat() -> None:
-    score = DetectionScore()
+    score = DetectionScore(("person", "car"))
     score.add(0, {0: boxes((0, 0, 10, 10), unknown=np.zeros((100, 100), bool))}, detections((0, 0, 10, 10, 0.9)))
     assert [known.unknown for frame in score.frames(0) for known in frame.truth.values()] == [None]
 
 
 def test_frames_known_to_be_empty_count_false_boxes() -> None:
-    score = DetectionScore()
+    score = DetectionScore(("person", "car"))
     score.add(0, {0: boxes((0, 0, 10, 10))}, detections((0, 0, 10, 10, 0.5)))
     score.add(0, {0: boxes()}, detections((0, 0, 10, 10, 0.9)))
     assert score.precision(average_ages=False).map50 == pytest.approx(1 / 2)
 
 
 def test_classes_without_truth_are_not_scored() -> None:
-    score = DetectionScore()
+    score = DetectionScore(("person", "car"))
     score.add(0, {0: boxes((0, 0, 10, 10))}, detections((0, 0, 10, 10, 0.5)))
     score.add(0, {0: boxes()}, detections((0, 0, 10, 10, 0.9), label=1))
     assert score.precision(average_ages=False).map50 == pytest.approx(1)
@@ -173,6 +180,20 @@ def test_ap_is_the_mean_over_the_classes_that_have_boxes() -> None:
     found = detections((0, 0, 10, 10, 0.5))
     frame = ScoredFrame(found, {0: boxes((0, 0, 10, 10)), 1: boxes((20, 0, 30, 10)), 2: boxes()})
     assert average_precision([frame]).map50 == pytest.approx(1 / 2)
+
+
+def test_ap_and_boxes_of_each_class_stand_under_its_name() -> None:
+    score = DetectionScore(("person", "car", "bicyclist", "dog"))
+    truth = {0: boxes((0, 0, 10, 10), (40, 0, 50, 10), ignored=(1,)), 1: boxes((20, 0, 30, 10)), 2: boxes()}
+    for age in (0, 1):
+        score.add(age, truth, detections((0, 0, 10, 10, 0.5)) if age else detections((20, 0, 30, 10, 0.5), label=1))
+    nothing_else = {"bicyclist": None, "dog": None}
+    precision = score.precision(average_ages=True)
+    assert score.named(precision.by_class) == {"person": pytest.approx(0.5), "car": pytest.approx(0.5), **nothing_else}
+    together = score.precision(average_ages=False).by_class
+    assert score.named(together) == {"person": pytest.approx(51 / 101), "car": pytest.approx(51 / 101), **nothing_else}
+    assert score.boxes(average_ages=False) == {"person": 2, "car": 2, "bicyclist": 0, "dog": None}
+    assert score.boxes(average_ages=True) == {"person": 1, "car": 1, "bicyclist": 0, "dog": None}
 
 
 def test_without_a_box_to_find_there_is_no_ap() -> None:
@@ -189,7 +210,7 @@ def test_scores_below_the_least_are_left_out() -> None:
 
 
 def test_ap_by_age_and_its_mean() -> None:
-    score = DetectionScore()
+    score = DetectionScore(("person", "car"))
     score.add(0, {0: boxes((0, 0, 10, 10))}, detections((0, 0, 10, 10, 0.9)))
     score.add(1, {0: boxes((0, 0, 10, 10))}, detections())
     assert score.by_age() == [pytest.approx(1), 0]
@@ -206,6 +227,7 @@ def test_agreement_is_a_share_of_pixels_not_of_frames() -> None:
     agreement.add(ids([0, 1], [2, 3]), ids([0, 1], [2, 0]))
     agreement.add(ids([0, 0, 0, 0], [0, 0, 0, 0]), ids([0, 0, 0, 0], [0, 0, 0, 1]))
     assert agreement.share == 10 / 12
+    assert (agreement + Agreement(2, 4)).share == 12 / 16
 
 
 def test_curves_have_the_age_as_index_and_none_where_nothing_was_scored() -> None:

@@ -18,7 +18,7 @@ import pytest
 import dff_ros
 
 ROOT = Path(__file__).resolve().parent.parent
-EXECUTABLES = {"dff_node", "dff_source", "dff_demo", "dff_replay", "dff_train"}
+EXECUTABLES = {"dff_node", "dff_source", "dff_demo", "dff_replay", "dff_train", "dff_tune"}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -233,6 +234,12 @@ def test_a_lack_of_memory_is_told_from_other_errors() -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+    with pytest.raises(cv2.error) as refused:
+        cv2.resize(np.zeros((10, 10, 3), np.uint8), (200_000_000, 100_000_000))
+    assert is_out_of_memory(refused.value)
+    with pytest.raises(cv2.error) as other:
+        cv2.resize(np.zeros((0, 0, 3), np.uint8), (2, 2))
+    assert not is_out_of_memory(other.value)
 
 
 def test_a_mailbox_holds_the_newest_and_says_what_it_replaced() -> None:

@@ -79,6 +79,14 @@ def test_resizing_keeps_the_picture_where_it_was() -> None:
     assert np.abs(image[0].permute(1, 2, 0).numpy() - expected).max() < 0.02
 
 
+def test_a_line_that_shrinks_in_width_alone_does_not_flicker() -> None:
+    line = np.zeros((1, 4000, 3), np.uint8)
+    line[:, ::2] = 255
+    geometry = fit(*line.shape[:2], input_pixels=2600, stride=1)
+    assert (geometry.height, geometry.width) == (1, 3225)
+    assert float(to_image(line, geometry, CPU)[..., 4:-4].std()) < 0.2  # each pixel shows its neighbours too
+
+
 def test_padding_repeats_the_edge_so_that_it_is_no_object() -> None:
     image = to_image(random_frame(20, 30), ImageGeometry(20, 30, 20, 30, 24, 32), CPU)
     assert image.shape == (1, 3, 24, 32)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dff_ros.core.propagate import FlowFields, chain, propagate, warp
+from dff_ros.core.propagate import FlowFields, chain, propagate, sample, warp
 
 
 def slow_warp(key_feature: Tensor, flow: Tensor) -> Tensor:
@@ -35,6 +35,15 @@ def test_the_warp_is_the_papers_sum(size: tuple[int, int], reach: float, learnin
     warped = warp(key_feature.requires_grad_(learning), flow)  # with and without a gradient it is computed in two ways
     assert warped.requires_grad == learning
     torch.testing.assert_close(warped.detach(), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(4, 5), (1, 6), (5, 1), (1, 1)])
+def test_a_sample_outside_the_map_is_zero_and_at_its_edge_fades(size: tuple[int, int]) -> None:
+    height, width = size
+    x = torch.tensor([[[-1.0, -0.5, 0.0, width - 0.5, width]]])
+    position = torch.stack([x, torch.zeros_like(x)], dim=1)
+    for maps, places in ((torch.ones(1, 1, height, width), position), (torch.ones(1, 1, width, height), position.flip(1))):
+        torch.testing.assert_close(sample(maps, places), torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0]).view(1, 1, 1, 5))
 
 
 def test_the_warp_without_gradient_is_the_one_with() -> None:

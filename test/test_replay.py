@@ -16,6 +16,7 @@ from dff_ros.core.results import Detections, Task
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.evaluation.fingerprint import without_timings
 from dff_ros.evaluation.observer import AnsweredFrame
 from dff_ros.evaluation.options import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
@@ -95,37 +96,64 @@ def all_truth(scene: Path) -> list[str]:
     return ["--labels", str(scene / "labels"), "--boxes", f"{scene / 'boxes.csv'}:person", "--box-masks", f"{scene / 'masks'}:car"]
 
 
-def without_times(value: Any) -> Any:
-    timed = ("step_ms", "speedup", "cost_ratio")
-    return {key: without_times(item) for key, item in value.items() if key not in timed} if isinstance(value, dict) else value
+def without_origin(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures alone: no timings, and not what they were made of."""
+    return {key: value for key, value in without_timings(report).items() if key != "provenance"}
 
 
+NO_SEGMENTATION = dict.fromkeys(("miou", "iou", "pixels", "miou_by_age"))
+NO_CONSISTENCY = dict.fromkeys(("miou", "flicker", "iou"))
+NO_DELAY = dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram"))
+NO_DETECTION = dict.fromkeys(("map50", "map", "ap50", "boxes", "map50_by_age"))
 TIMES = {kind: dict.fromkeys(("mean", "p50", "p95", "p99", "max")) for kind in ("all", "key", "propagated")}
 
 
 def test_every_key_stands_in_the_report_and_what_was_not_measured_is_null(tmp_path: Path, tiny_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, tiny_bundle, scene, "--schedule", "per-frame")
-    steps = report.pop("step_ms")
+    steps, origin = report.pop("step_ms"), report.pop("provenance")
+    assert (origin["latencies"], origin["repeatable"]) == (None, True)
+    nothing_live = {
+        "latency_ms": TIMES,
+        "drops": {"count": None, "rate": None},
+        "streaming": {
+            **dict.fromkeys(("frames", "miou", "map50", "map", "agreement")),
+            "against_per_frame": dict.fromkeys(("miou", "map50", "map")),
+            "lateness_ms": TIMES["all"],
+        },
+    }
     assert report == {
         "frames": FRAMES,
+        "mode": "lock-step",
         "schedule": "per-frame",
         "device": "cpu",
         "every_offset": False,
         "key_delay": None,
         "key_rate": 1.0,
-        "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
-        "detection": {"map50": None, "map": None, "map50_by_age": None},
-        "detection_delay": dict.fromkeys(("mean", "p90", "appearances", "missed", "by_age", "histogram")),
-        "latency_ms": TIMES,
+        "segmentation": NO_SEGMENTATION,
+        "detection": NO_DETECTION,
+        "detection_delay": NO_DELAY,
+        **nothing_live,
         "cost_ratio": None,
         "baseline": {
-            "segmentation": {"miou": None, "iou": None, "miou_by_age": None},
-            "detection": {"map50": None, "map": None, "map50_by_age": None},
+            "segmentation": NO_SEGMENTATION,
+            "detection": NO_DETECTION,
             "step_ms": TIMES,
+            **nothing_live,
         },
         "loss_by_age": None,
         "agreement": None,
+        "against_per_frame": {
+            **dict.fromkeys(("agreement", "agreement_by_age", "agreement_by_class", *NO_SEGMENTATION, *NO_DETECTION)),
+            "by_motion": {**dict.fromkeys(("miou", "agreement", "map50")), "objects": dict.fromkeys(("boxes", "map50"))},
+            "detection_delay": NO_DELAY,
+        },
         "speedup": None,
+        "by_motion": {
+            **dict.fromkeys(("frames", "miou", "map50", "baseline_miou", "baseline_map50")),
+            "objects": dict.fromkeys(("boxes", "map50", "baseline_map50")),
+        },
+        "temporal_consistency": {**NO_CONSISTENCY, "per_frame": NO_CONSISTENCY},
+        "input": dict.fromkeys(("topic", "damaged_images", "late_images", "lost")),
     }
     assert steps["propagated"] == TIMES["propagated"]
     assert 0 < steps["key"]["p50"] <= steps["key"]["p95"] <= steps["key"]["max"]
@@ -164,12 +192,68 @@ def test_the_schedule_alone_decides_unless_the_nodes_parameters_are_given(
     assert json.loads(output.read_text())["key_rate"] == keys / FRAMES  # the node renews keys older than two seconds
 
 
+def test_boxes_score_the_same_from_a_table_of_classes_and_from_a_coco_file(
+    tmp_path: Path, fitted_bundle: Path, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (scene / "boxes.csv").read_text().splitlines()
+    table, coco = tmp_path / "boxes.csv", tmp_path / "boxes.json"
+    others = [f"{row.replace(',1,', ',2,')},{name}" for name in ("tram", "car") for row in rows[1:]]
+    table.write_text("\n".join([f"{rows[0]},class", *(f"{row},person" for row in rows[1:]), *others]))
+    images = [{"id": 1 + index, "file_name": f"in{index + 10:04d}.png"} for index in range(FRAMES)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(("Person", "tram", "car"))]
+    boxes = [(category["id"], 1 + index, [40 + 3 * index, 30, 30, 40]) for index in range(FRAMES) for category in categories]
+    annotations = [
+        {"id": number, "category_id": label, "image_id": image, "bbox": box} for number, (label, image, box) in enumerate(boxes, start=1)
+    ]
+    coco.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    truths = (["--boxes", str(table)], ["--coco", str(coco)], [*("--boxes", f"{table}:person"), *("--boxes", f"{table}:car")])
+    reports = [replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", *truth)["detection"] for truth in truths]
+    assert reports[0] == reports[1] == reports[2]
+    assert reports[0]["boxes"] == {"person": FRAMES, "car": FRAMES, "bicyclist": None}
+    assert capsys.readouterr().err.count("boxes of 'tram' are left out: the model's detection classes are person, car, bicyclist") == 2
+
+
+def test_frames_and_objects_are_scored_by_how_fast_they_move(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    """The picture shifts by 3 of 128 pixels a frame: 2 % of its width. Of a person 30 wide that leaves .82, .67, ... of the box."""
+    options = ("--schedule", "fixed:3", *all_truth(scene))
+    for rate, group in (("0.5", "slow"), ("2", "medium"), ("15", "fast")):
+        report = replayed(tmp_path, fitted_bundle, scene, *options, "--baseline", "--rate", rate)
+        moving = report["by_motion"]
+        assert moving["frames"] == {"slow": 0, "medium": 0, "fast": 0, group: FRAMES - 1}, "the first frame has none before it"
+        for figure in ("miou", "map50", "baseline_miou", "baseline_map50"):
+            assert [name for name, value in moving[figure].items() if value is not None] == [group]
+        assert [name for name, value in report["against_per_frame"]["by_motion"]["agreement"].items() if value is not None] == [group]
+        assert moving["objects"]["boxes"] == {"slow": 0, "medium": 0, "fast": FRAMES}
+    offsets = replayed(tmp_path, fitted_bundle, scene, *options, "--every-offset")
+    assert offsets["by_motion"]["frames"] == {"slow": 0, "medium": 0, "fast": FRAMES - 3}, "frame 2 is the first that is scored"
+    assert sum(offsets["by_motion"]["objects"]["boxes"].values()) == FRAMES - 2, "each frame once, not at every age"
+    assert offsets["temporal_consistency"]["flicker"] is None, "answers at every age do not follow one another"
+
+
 def test_the_per_frame_schedule_equals_its_baseline(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "per-frame", "--baseline", *all_truth(scene))
     assert report["agreement"] == 1.0
     assert report["loss_by_age"] == [0]
     assert report["segmentation"] == report["baseline"]["segmentation"]
     assert report["detection"] == report["baseline"]["detection"]
+    assert report["by_motion"]["miou"] == report["by_motion"]["baseline_miou"]
+    steady = report["temporal_consistency"]
+    assert steady["per_frame"] == {name: steady[name] for name in ("miou", "flicker", "iou")}
+    assert 0 < steady["flicker"] < 0.5 < steady["miou"] < 1
+    against = report["against_per_frame"]
+    assert (against["miou"], against["agreement_by_age"], set(against["agreement_by_class"].values())) == (1.0, [1.0], {1.0, None})
+
+
+def test_without_truth_per_frame_is_the_truth(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
+    report = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--baseline")
+    assert report["segmentation"]["miou"] is None
+    against = report["against_per_frame"]
+    assert against["agreement"] == report["agreement"] == pytest.approx(np.average(against["agreement_by_age"], weights=(3, 2, 2)))
+    assert (against["agreement_by_age"][0], against["miou_by_age"][0]) == (1.0, 1.0)
+    assert sum(against["pixels"].values()) == FRAMES * HEIGHT * WIDTH
+    offsets = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:3", "--every-offset")["against_per_frame"]
+    assert offsets["miou_by_age"][0] == 1.0 > offsets["miou_by_age"][1]
+    assert sum(offsets["pixels"].values()) == (FRAMES - 2) * HEIGHT * WIDTH, "each frame once, not at every age"
 
 
 def test_every_offset_scores_the_same_frames_at_each_age(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
@@ -211,13 +295,13 @@ def test_every_offset_propagates_as_the_run_does(tmp_path: Path, fitted_bundle: 
 def test_two_runs_give_the_same_figures(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     options = ("--schedule", "random:0.4", "--baseline", *all_truth(scene))
     first, second = (replayed(tmp_path, fitted_bundle, scene, *options) for _ in range(2))
-    assert without_times(first) == without_times(second)
+    assert without_timings(first) == without_timings(second)
 
 
 def test_key_frames_made_aside_are_ready_after_so_many_frames(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
     options = ("--schedule", "fixed:2", "--key-delay", "1", "--baseline", *all_truth(scene))
     first, second = (replayed(tmp_path, fitted_bundle, scene, *options) for _ in range(2))
-    assert without_times(first) == without_times(second)
+    assert without_timings(first) == without_timings(second)
     assert (first["key_delay"], first["key_rate"]) == (1, 4 / 7)  # keys 0, 2, 4 and 6; the answers' ages are 0 1 2 1 2 1 2
     blocking = replayed(tmp_path, fitted_bundle, scene, "--schedule", "fixed:2", "--baseline", *all_truth(scene))
     assert [len(report["segmentation"]["miou_by_age"]) for report in (first, blocking)] == [3, 2]
@@ -240,7 +324,7 @@ def test_steps_that_make_a_key_are_timed_as_blocking_ones(is_key: bool) -> None:
         stamp=0, is_key=is_key, reason="interval", key_age_frames=0 if is_key else 5, key_age_ms=0.0, key_ms=50.0, motion_px=None,
         disagreement=None, detections=None, label_map=None, step_ms=70.0, feature_ms=50.0, flow_ms=8.0, refine_ms=4.0, head_ms=8.0,
     )  # fmt: skip
-    tally = Tally(())
+    tally = Tally((), ())
     tally.add(result, FrameTruth(None, ()), age=result.key_age_frames)
     assert (tally.key_ms, tally.propagated_ms) == ([70.0 if is_key else 58.0], [])
 
@@ -296,7 +380,7 @@ def test_without_flow_the_answers_are_the_keys(tmp_path: Path, fitted_bundle: Pa
     options = ("--schedule", "fixed:3", mode, *all_truth(scene))
     still, copied = (replayed(tmp_path, fitted_bundle, scene, *options, "--without", part) for part in ("flow", "propagation"))
     warped = replayed(tmp_path, fitted_bundle, scene, *options)
-    assert without_times(still) == without_times(copied)
+    assert without_origin(still) == without_origin(copied)
     assert still["agreement"] < warped["agreement"]
     assert still["step_ms"]["propagated"]["mean"] > copied["step_ms"]["propagated"]["mean"] == 0
 
@@ -314,6 +398,7 @@ def test_a_drive_is_scored_by_its_own_truth(tmp_path: Path, fitted_bundle: Path,
     ("options", "message"),
     [
         (["--drive", "3", "--boxes", "boxes.csv:person"], "--drive brings its own truth"),
+        (["--drive", "3", "--coco", "boxes.json"], "--drive brings its own truth"),
         (["--drive", "0"], "--drive should be of at least 1 frame, got 0"),
         (["--drive", "some"], "should be a whole number, got 'some'"),
     ],
@@ -358,6 +443,7 @@ def test_every_offset_measures_the_delay_of_new_objects(
         "by_age": [0.0, 3.0, 2.0, 1.0],
         "histogram": {"0": 1, "1": 1, "2": 1, "3": 1},
     }
+    assert report["against_per_frame"]["detection_delay"] == report["detection_delay"], "per-frame sees the same without truth"
     early = replayed(tmp_path, tiny_bundle, scene, *options, "--range", "3:8")
     # New in the third frame, before all offsets are there: two phases have the first frame as their key, the next being 3 or 4.
     assert early["detection_delay"]["by_age"] == [0.0, 3.0, 1.5, None]
@@ -377,7 +463,9 @@ def test_a_bag_gives_the_figures_of_its_frames(tmp_path: Path, fitted_bundle: Pa
     from_bag = replayed(tmp_path, fitted_bundle, scene, "--bag", str(bag), *options)
     from_folder = replayed(tmp_path, fitted_bundle, scene, "--rate", "10", *options)
     assert from_bag["key_rate"] == 1 / 2
-    assert without_times(from_bag) == without_times(from_folder)
+    assert from_bag.pop("input") == {"topic": "/camera/image", "damaged_images": 0, "late_images": 0, "lost": None}
+    assert from_folder.pop("input")["topic"] is None
+    assert without_timings(from_bag) == without_timings(from_folder)
 
 
 def test_a_video_is_replayed(tmp_path: Path, fitted_bundle: Path, scene: Path) -> None:
@@ -442,7 +530,9 @@ def test_a_summary_is_printed(tmp_path: Path, tiny_bundle: Path, scene: Path, ca
         (["--labels", "no_such_folder"], "no_such_folder is not a folder"),
         (["--labels", "{scene}/frames"], "in0010.png should hold one channel of 8-bit ids, got 96x128x3 uint8"),
         (["--boxes", "{scene}/boxes.csv:horse"], "the model's detection classes are person, car, bicyclist"),
-        (["--boxes", "{scene}/boxes.csv"], "should be PATH:CLASS"),
+        (["--boxes", "{scene}/boxes.csv"], "boxes.csv lacks the column class: name the class of its boxes as"),
+        (["--boxes", "{scene}/boxes.csv:"], "should be PATH:CLASS"),
+        (["--coco", "{scene}/boxes.csv"], "boxes.csv is not JSON"),
         (["--range", "5:2"], "should be A:B with 0 <= A <= B, got '5:2'"),
         (["--without", "wheels"], "parts are chain, flow, propagation, refine, scale, got 'wheels'"),
         (["--ignore", "eleven"], "should be ids separated by commas, got 'eleven'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,6 +303,13 @@ def test_a_head_without_classes_or_anchors_is_refused() -> None:
         RFCNHead(16, classes=0, anchors=[(8, 8)], stride=8)
     with pytest.raises(ValueError, match="got 2 and 0"):
         RFCNHead(16, classes=2, anchors=[], stride=8)
+
+
+@pytest.mark.parametrize("wrong", [{"proposals": 0}, {"pre_nms": -1}, {"bins": 0}, {"proposal_nms": 1.5}, {"detection_nms": -1.0}])
+def test_a_head_that_could_never_detect_is_refused(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} should .*, got {value}"):
+        make_head(**wrong)
 
 
 def test_blocks_of_its_own_see_the_whole_feature_before_either_half_is_read() -> None:

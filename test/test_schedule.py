@@ -48,7 +48,7 @@ def pair(
 
 
 def signals(age: int, loss: float) -> Signals:
-    return Signals(age, loss, 0.0, 0.0, 0.0)
+    return Signals(age, loss, 0.0, 0.0, 0.0, 0.0)
 
 
 def adaptive(price: float, *, min_age: int = 1, max_age: int = 100, estimator: Estimator = AS_IT_IS) -> AdaptiveSchedule:
@@ -146,6 +146,23 @@ def test_a_sudden_rise_of_the_residual_is_a_cut_whatever_the_age() -> None:
     assert not any(gradual.is_key_frame(pair(age, loss=0.05 * age)) for age in range(1, 8))
 
 
+def test_a_schedule_that_comes_in_late_takes_nothing_for_a_cut() -> None:
+    schedule = adaptive(100.0)
+    assert not schedule.is_key_frame(pair(6, loss=0.2))  # another schedule made the key, and nobody knows the residual before
+    assert not schedule.is_key_frame(pair(7, loss=0.25))
+    assert schedule.is_key_frame(pair(8, loss=0.4)).hard
+
+
+def test_a_cut_forgets_the_scene() -> None:
+    schedule = adaptive(100.0)
+    for _ in range(12):
+        schedule.is_key_frame(pair(1, loss=0.05, renewal=Renewal(signals(4, 0.1), 0.4)))
+    learnt = schedule.is_key_frame(pair(2, loss=0.05)).disagreement
+    assert learnt is not None and learnt > 0.1
+    assert schedule.is_key_frame(pair(3, loss=0.5)).hard
+    assert schedule.is_key_frame(pair(1, loss=0.05)).disagreement == pytest.approx(0.0501)
+
+
 @pytest.mark.parametrize(("loss", "is_cut"), [(0.3, False), (0.45, True)])
 def test_a_key_that_takes_over_at_some_age_is_no_cut_by_itself(loss: float, is_cut: bool) -> None:
     schedule = adaptive(100.0)
@@ -228,8 +245,18 @@ def test_another_set_point_goes_on_from_what_is_known() -> None:
     assert isinstance(parse_schedule("fixed:3", SETTINGS, previous=before), FixedSchedule)
 
 
+def test_another_signal_takes_over_the_scene_but_not_the_correction_of_the_old_one() -> None:
+    before = parse_schedule("adaptive:signal=residual", SETTINGS)
+    for age in range(1, 4):
+        before.is_key_frame(pair(age, loss=0.05, renewal=Renewal(signals(4, 0.01), 0.9)))
+    same = parse_schedule("adaptive:signal=residual,rate=0.1", SETTINGS, previous=before)
+    other = parse_schedule("adaptive", SETTINGS, estimator=AS_IT_IS, previous=before)
+    assert other.is_key_frame(pair(4, loss=0.05)).disagreement == pytest.approx(0.0501)
+    assert same.is_key_frame(pair(4, loss=0.05)).disagreement > 1.5 * BY_RESIDUAL(signals(4, 0.05))  # type: ignore[operator]
+
+
 def test_the_signal_is_the_bundles_own_where_it_has_one() -> None:
-    own = Estimator({"roughness": 1.0}, bias=-1.0)
+    own = Estimator({"own_motion": 1.0}, bias=-1.0)
     named = {text: parse_schedule(f"adaptive{text}", SETTINGS, estimator=own) for text in ("", ":signal=residual", ":signal=motion")}
     reasons = [schedule.reason for schedule in named.values() if isinstance(schedule, AdaptiveSchedule)]
     assert reasons == ["disagreement", "residual", "motion"]

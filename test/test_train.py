@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from training_data import write_camvid
 
 from dff_ros.core.bundle import Card, build_model, load_bundle, save_bundle
 from dff_ros.core.propagate import FlowFields, propagate
+from dff_ros.core.results import Task
 from dff_train.cli import main
 from dff_train.losses import unlabelled_objects
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
@@ -116,6 +118,20 @@ def test_the_shipped_recipes_are_readable_and_build_their_networks() -> None:
             "those of the sources, person, car, bicyclist, got bicyclist, car, person",
         ),
         (lambda content: content["card"].update(palette=[]), "palette should have 11 colours, got 0"),
+        (lambda content: content["stages"][0].update(learning_rate="1e-3"), "learning_rate should be of type float, got '1e-3'"),
+        (lambda content: content["stages"][0].update(steps=1.5), "steps should be of type int, got 1.5"),
+        (lambda content: content["stages"][0].update(batch=0), "batch should be at least 1, got 0"),
+        (lambda content: content["stages"][0].update(trains=[1]), "trains should be of type tuple\\[str, ...\\], got \\(1,\\)"),
+        (lambda content: content["stages"][0].pop("steps"), "stage should have steps"),
+        (lambda content: content.update(stages=["fusion"]), "stage should be a mapping, got 'fusion'"),
+        (lambda content: content.update(stages=[]), "at least one stage"),
+        (lambda content: content.update(sources=["camvid"]), "sources should be of type Mapping"),
+        (lambda content: content.update(sources={"camvid": None}), "sources should be of type Mapping"),
+        (lambda content: content.update(crop=[240]), "crop should be of type tuple\\[int, int\\], got \\(240,\\)"),
+        (lambda content: content.update(seed=-1), "max_offset and seed should be at least 0 .*, got 12, -1 and"),
+        (lambda content: content.update(ema_decay=True), "ema_decay should be of type float, got True"),
+        (lambda content: content.update(card={"like": "street", "architecture": None}), "architecture should be a mapping, got None"),
+        (lambda content: content.clear(), "recipe should have card, sources, stages"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_its_file_and_what_came(tmp_path: Path, change: Any, message: str) -> None:
@@ -475,6 +491,58 @@ def test_anchors_are_clustered_from_the_sources_of_a_recipe(tmp_path: Path, data
     assert main(["anchors", "--recipe", str(tmp_path / "recipe.yaml"), "--data", str(data), "--count", "2"]) == 0
     # The pedestrian and the car of each still, 12x36 and 40x25 in pictures of 120x90, which the network sees four times as large.
     assert yaml.safe_load(capsys.readouterr().out) == [[48, 144], [160, 100]]
+
+
+def test_the_export_of_a_run_that_is_not_done_says_so(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    card = {name: value for name, value in vars(tiny_card()).items() if name != "disagreement"}
+    stage = {"name": "only", "steps": 4, "batch": 2}
+    path.write_text(yaml.safe_dump(json.loads(json.dumps({"card": card, "sources": {"camvid": 1}, "crop": [64, 96], "stages": [stage]}))))
+    Training(read_recipe(path), tmp_path / "run", CPU).save()
+    export = ["export", "--recipe", str(path), "--run", str(tmp_path / "run"), "--to", str(tmp_path / "b")]
+    assert main(export) == 0
+    assert "note: the run is not done: step 0 of 4 of stage 'only'" in capsys.readouterr().err
+    assert main(["run", *export[1:5], "--data", str(data), "--workers", "0"]) == 0
+    capsys.readouterr()
+    assert main(export) == 0
+    assert "not done" not in capsys.readouterr().err
+
+
+def test_a_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    training = Training(recipe(), tmp_path, CPU)
+    training.save()
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    for content in (b"", b"no checkpoint", whole[: len(whole) // 2]):
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read: .*") as caught:
+            training.resume()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_diverged_ends_instead_of_saving_what_is_no_number(tmp_path: Path) -> None:
+    training = Training(recipe(), tmp_path, CPU)
+    head = training.model.head(Task.SEGMENTATION)
+    with torch.no_grad():
+        head.score.weight.fill_(float("nan"))
+    before = copy.deepcopy(training.averaged.state_dict())
+    with pytest.raises(ValueError, match="stage 'per-frame', step 0: .* no numbers any more; losses: segmentation nan"):
+        training_step(training, batch((0, 0)))
+    assert all(torch.equal(weight, before[name]) for name, weight in training.averaged.state_dict().items())
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(device: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "--recipe", "r.yaml", "--run", "r", "--to", "b", "--device", device])
+    assert caught.value.code == 2
+    assert f"argument --device: should be cpu or cuda, where there is one, got {device}" in capsys.readouterr().err
+
+
+def test_an_empty_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.yaml: recipe should be a mapping, got None"):
+        read_recipe(tmp_path / "empty.yaml")
 
 
 def test_what_cannot_be_trained_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dff_ros.evaluation.truth import BoxTable, LabelImages, MaskBoxes, MatchedImages, Truth, TruthError, component_boxes
+from dff_ros.evaluation.box_table import BoxTable, read_box_table
+from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes, component_boxes, matched_images
+from dff_ros.evaluation.row_boxes import of_the_model
+from dff_ros.evaluation.truth import Truth, TruthError
 from dff_ros.recording.frames import StampedFrame
 
 CLASSES = ("sky", "road", "car")
@@ -34,7 +37,7 @@ def labels(*, value: int = 0, height: int = 4, width: int = 6) -> np.ndarray:
 def test_images_belong_to_frames_by_stem_then_by_trailing_number(tmp_path: Path) -> None:
     by_stem = write(tmp_path / "in000470.png", labels())
     by_number = write(tmp_path / "gt000471.png", labels())
-    images = MatchedImages(tmp_path)
+    images = matched_images(tmp_path)
     assert images.find(frame(0, "in000470")) == by_stem
     assert images.find(frame(1, "in000471")) == by_number
     assert images.find(frame(2, "in000472")) is None
@@ -43,13 +46,13 @@ def test_images_belong_to_frames_by_stem_then_by_trailing_number(tmp_path: Path)
 
 def test_frames_without_a_name_are_numbered_by_their_index(tmp_path: Path) -> None:
     path = write(tmp_path / "mask_0007.png", labels())
-    assert MatchedImages(tmp_path).find(frame(7)) == path
+    assert matched_images(tmp_path).find(frame(7)) == path
 
 
 def test_two_images_that_could_be_meant_are_refused(tmp_path: Path) -> None:
     for name in ("a_5.png", "b_5.png"):
         write(tmp_path / name, labels())
-    images = MatchedImages(tmp_path)
+    images = matched_images(tmp_path)
     assert images.find(frame(0, "b_5")) == tmp_path / "b_5.png"
     with pytest.raises(TruthError, match="could both belong to frame c_5"):
         images.find(frame(0, "c_5"))
@@ -57,9 +60,9 @@ def test_two_images_that_could_be_meant_are_refused(tmp_path: Path) -> None:
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TruthError, match="is not a folder"):
-        MatchedImages(tmp_path / "none")
+        matched_images(tmp_path / "none")
     with pytest.raises(TruthError, match="holds no image"):
-        MatchedImages(tmp_path)
+        matched_images(tmp_path)
 
 
 # ---- label images
@@ -121,8 +124,13 @@ def table(path: Path, *rows: str, header: str = "frame,id,left,top,width,height"
     return path
 
 
+def table_of(path: Path, class_name: str) -> BoxTable:
+    (only,) = read_box_table(path, class_name)
+    return only
+
+
 def test_rows_become_boxes_and_frames_between_rows_are_empty(tmp_path: Path) -> None:
-    source = BoxTable(table(tmp_path / "b.csv", "3,1,10,20,5,6", "3,2,1.5,2.5,3,4", "5,1,0,0,1,1"), "person")
+    source = table_of(table(tmp_path / "b.csv", "3,1,10,20,5,6", "3,2,1.5,2.5,3,4", "5,1,0,0,1,1"), "person")
     found = [source.boxes_of(frame(index)) for index in range(7)]
     assert [None if boxes is None else len(boxes.boxes) for boxes in found] == [None, None, None, 2, 0, 1, None]
     assert found[3] is not None
@@ -131,7 +139,7 @@ def test_rows_become_boxes_and_frames_between_rows_are_empty(tmp_path: Path) -> 
 
 
 def test_ids_tell_objects_apart(tmp_path: Path) -> None:
-    source = BoxTable(table(tmp_path / "b.csv", "0,anna,0,0,1,1", "0,7,5,5,1,1", "2,7,6,6,1,1"), "person")
+    source = table_of(table(tmp_path / "b.csv", "0,anna,0,0,1,1", "0,7,5,5,1,1", "2,7,6,6,1,1"), "person")
     found = [source.boxes_of(frame(index)) for index in range(3)]
     assert source.identified
     assert [boxes.ids.tolist() for boxes in found if boxes and boxes.ids is not None] == [[0, 1], [], [1]]
@@ -147,7 +155,7 @@ def test_ids_tell_objects_apart(tmp_path: Path) -> None:
     ids=["none", "repeated", "missing"],
 )
 def test_ids_that_do_not_tell_objects_apart_are_not_used(tmp_path: Path, rows: list[str], header: str, reason: str) -> None:
-    source = BoxTable(table(tmp_path / "b.csv", *rows, header=header), "person")
+    source = table_of(table(tmp_path / "b.csv", *rows, header=header), "person")
     found = source.boxes_of(frame(0))
     assert not source.identified and source.unusable_ids == reason
     assert found is not None and found.ids is None
@@ -167,12 +175,48 @@ def test_ids_that_do_not_tell_objects_apart_are_not_used(tmp_path: Path, rows: l
 )
 def test_bad_tables_are_refused_with_their_line(tmp_path: Path, rows: list[str], header: str, message: str) -> None:
     with pytest.raises(TruthError, match=message):
-        BoxTable(table(tmp_path / "b.csv", *rows, header=header), "person")
+        table_of(table(tmp_path / "b.csv", *rows, header=header), "person")
+
+
+CLASSES_TOO = "frame,id,class,left,top,width,height"
+
+
+def test_one_table_may_hold_several_classes_and_covers_its_frames_for_each(tmp_path: Path) -> None:
+    path = table(tmp_path / "b.csv", "3,1,person,0,0,5,6", "4,1,car,1,1,3,4", "6,2,person,0,0,1,1", header=CLASSES_TOO)
+    people, cars = read_box_table(path)
+    for source, counts in ((people, [None, 1, 0, 0, 1, None]), (cars, [None, 0, 1, 0, 0, None])):
+        found = [source.boxes_of(frame(index)) for index in range(2, 8)]
+        assert [None if boxes is None else len(boxes.boxes) for boxes in found] == counts
+    assert people.identified and cars.identified
+    assert [source.class_name for source in (people, cars, table_of(path, "car"))] == ["person", "car", "car"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "class_name", "message"),
+    [
+        (["0,1,0,0,1,1"], "frame,id,left,top,width,height", None, r"lacks the column class: name the class of its boxes as .*b\.csv:CLASS"),
+        (["0,1,,0,0,1,1"], CLASSES_TOO, None, r"line 2: a box should have a class, got none"),
+        (["0,1,dog,0,0,1,1"], CLASSES_TOO, "car", r"holds no boxes of 'car'; its classes are dog"),
+    ],
+)
+def test_tables_without_the_class_are_refused(tmp_path: Path, rows: list[str], header: str, class_name: str | None, message: str) -> None:
+    with pytest.raises(TruthError, match=message):
+        read_box_table(table(tmp_path / "b.csv", *rows, header=header), class_name)
+
+
+def test_classes_that_the_model_lacks_are_named_and_left_out(tmp_path: Path) -> None:
+    path = table(tmp_path / "b.csv", "0,1,Person,0,0,1,1", "0,1,tram,1,1,3,4", "0,2,dog,0,0,1,1", header=CLASSES_TOO)
+    kept, note = of_the_model(read_box_table(path), ("person", "car"), path)
+    assert [source.class_name for source in kept] == ["person"]
+    assert note == f"{path}: boxes of 'dog', 'tram' are left out: the model's detection classes are person, car"
+    assert of_the_model(kept, ("person",), path)[1] == ""
+    with pytest.raises(TruthError, match="boxes of 'Person', 'dog', 'tram' are left out"):
+        of_the_model(read_box_table(path), ("car",), path)
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(TruthError, match=r"none\.csv cannot be read: No such file"):
-        BoxTable(tmp_path / "none.csv", "person")
+        read_box_table(tmp_path / "none.csv", "person")
 
 
 # ---- masks
@@ -215,7 +259,7 @@ def test_an_empty_mask_covers_its_frame_and_a_missing_one_does_not(tmp_path: Pat
 
 def test_truth_is_collected_by_class_index(tmp_path: Path) -> None:
     write(tmp_path / "masks" / "1.png", labels())
-    people = BoxTable(table(tmp_path / "b.csv", "0,1,0,0,2,2"), "person")
+    people = table_of(table(tmp_path / "b.csv", "0,1,0,0,2,2"), "person")
     cars = MaskBoxes(tmp_path / "masks", "car")
     truth = Truth(None, [people, cars], ("person", "car", "bicyclist"))
     assert set(truth.of(frame(0)).boxes) == {0}
@@ -226,7 +270,7 @@ def test_truth_is_collected_by_class_index(tmp_path: Path) -> None:
 
 
 def test_classes_that_the_model_lacks_or_that_come_twice_are_refused(tmp_path: Path) -> None:
-    people = BoxTable(table(tmp_path / "b.csv", "0,1,0,0,2,2"), "person")
+    people = table_of(table(tmp_path / "b.csv", "0,1,0,0,2,2"), "person")
     with pytest.raises(TruthError, match="boxes of 'person': the model's detection classes are car"):
         Truth(None, [people], ("car",))
     with pytest.raises(TruthError, match="boxes of 'person' are given twice"):

@@ -26,7 +26,7 @@ from dff_ros.core.half_cells import HalfCells
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import propagate
 from dff_ros.core.refine_network import LightRefineNetwork, LookRefineNetwork
-from dff_ros.core.results import ImageGeometry
+from dff_ros.core.results import UNLABELLED, ImageGeometry
 from dff_ros.core.rfcn import RFCNHead
 from dff_ros.core.segmentation import SegmentationHead
 from dff_ros.core.signals import Estimator, estimator_from
@@ -38,6 +38,9 @@ FEATURE_NETWORKS = "dff_ros.feature_networks"
 
 PROSE = frozenset({"name", "description", "licence", "provenance", "recipe", "figures"})
 """Fields of a card that speak to its readers alone: no network and no score depends on them."""
+
+ARCHITECTURE = frozenset({"feature_network", "flow_network", "refine_network", "half_cells", "segmentation", "detection"})
+"""What a card's architecture may say: a name misspelt would be a part left out."""
 
 TRIAL_CELLS = 4
 """Feature cells each way of the small frame that a bundle is tried on."""
@@ -92,13 +95,9 @@ def find_bundle(name_or_path: str) -> Path:
 def read_card(folder: Path) -> Card:
     """The card of a bundle; raises BundleError with what is missing or wrong."""
     try:
-        content = yaml.safe_load((folder / CARD_FILE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return parse_card(yaml.safe_load((folder / CARD_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # YAML knows lists that hold themselves
         raise BundleError(f"{folder / CARD_FILE}: {' '.join(str(error).split())}") from error
-    try:
-        return parse_card(content)
-    except ValueError as error:
-        raise BundleError(f"{folder / CARD_FILE}: {error}") from error
 
 
 def parse_card(content: Any) -> Card:
@@ -124,6 +123,8 @@ def _check(card: Card) -> None:
         expected = {"str": str, "int": int}.get(str(item.type), Mapping if "Mapping" in str(item.type) else tuple)
         if not isinstance(getattr(card, item.name), expected):
             raise ValueError(f"{item.name} should be of type {expected.__name__}, got {getattr(card, item.name)!r}")
+    if unknown := sorted(map(str, card.architecture.keys() - ARCHITECTURE)):
+        raise ValueError(f"architecture knows {', '.join(sorted(ARCHITECTURE))}, got {', '.join(unknown)}")
     for part in ("feature_network", "flow_network", *({"refine_network"} & card.architecture.keys())):
         if not isinstance(card.architecture.get(part), Mapping) or "kind" not in card.architecture[part]:
             raise ValueError(f"architecture should name a {part} with its kind")
@@ -136,6 +137,8 @@ def _check(card: Card) -> None:
             raise ValueError(f"{task} should stand in the architecture and have classes, or neither")
         if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
             raise ValueError(f"{task}_classes should be names, each once, got {list(classes)}")
+    if len(card.segmentation_classes) > UNLABELLED:
+        raise ValueError(f"segmentation should have at most {UNLABELLED} classes, a byte's, got {len(card.segmentation_classes)}")
     if card.segmentation_classes and len(card.palette) != len(card.segmentation_classes):
         raise ValueError(f"palette should have {len(card.segmentation_classes)} colours, got {len(card.palette)}")
     for colour in card.palette:
@@ -264,14 +267,7 @@ def with_flow_network(model: DeepFeatureFlow, card: Card, kind: str) -> DeepFeat
         raise BundleError(str(error)) from error
     if any(True for _ in flow_network.parameters()):
         raise BundleError(f"bundle {card.name!r} has no weights for the flow network {kind!r}; dis and still need none")
-    return DeepFeatureFlow(
-        model.feature_network,
-        flow_network,
-        heads=model.heads.values(),
-        refine_network=model.refine_network,
-        half_cells=model.half_cells,
-        chains_flow=model.chains_flow and kind == "dis",
-    )
+    return model.with_parts(flow_network=flow_network, chains_flow=model.chains_flow and kind == "dis")
 
 
 def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mapping[str, Any]) -> tuple[Card, DeepFeatureFlow]:
@@ -281,14 +277,7 @@ def with_refine_network(model: DeepFeatureFlow, card: Card, architecture: Mappin
     """
     refine_network = build_refine_network(architecture, channels=model.channels, stride=model.stride)
     card = replace(card, architecture={**card.architecture, "refine_network": architecture})
-    return card, DeepFeatureFlow(
-        model.feature_network,
-        model.flow_network,
-        heads=model.heads.values(),
-        refine_network=refine_network,
-        half_cells=model.half_cells,
-        chains_flow=model.chains_flow,
-    )
+    return card, model.with_parts(refine_network=refine_network)
 
 
 def save_bundle(folder: Path, card: Card, model: nn.Module) -> None:

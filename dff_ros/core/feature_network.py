@@ -241,10 +241,10 @@ def fold_batch_norms(network: nn.Module) -> None:
     """Make each batch norm of the networks above part of the convolution before it, in place: the same answers in 8 % less time on a CPU.
 
     For networks in evaluation mode that will not be trained or saved. Modules of other authors are left as they are, apart from the
-    pairs of a convolution and its batch norm that stand in a ``Sequential``.
+    pairs of a convolution and its batch norm that stand in a ``Sequential``, each of them torch's own: a subclass may do more.
     """
     for module in list(network.modules()):
-        if isinstance(module, nn.Sequential):
+        if type(module) is nn.Sequential:
             names = [name for name, _ in module.named_children()]
             pairs = list(itertools.pairwise(names))
         elif isinstance(module, (BasicBlock, Bottleneck, ResNetBackbone)):
@@ -253,6 +253,6 @@ def fold_batch_norms(network: nn.Module) -> None:
             continue
         for conv_name, norm_name in pairs:
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_var is not None:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())

@@ -54,6 +54,11 @@ class DeepFeatureFlow(nn.Module):
         self.chains_flow = chains_flow
         self.heads = nn.ModuleDict({_task_of(head).value: head for head in heads})
 
+    def with_parts(self, **parts: Any) -> DeepFeatureFlow:
+        """A model with other ``parts``, named as when it is made, in place of its own; it shares all others."""
+        own = {name: getattr(self, name) for name in ("feature_network", "flow_network", "refine_network", "half_cells", "chains_flow")}
+        return DeepFeatureFlow(**{**own, "heads": self.heads.values(), **parts})
+
     @property
     def stride(self) -> int:
         """Image pixels per feature cell."""

@@ -50,22 +50,16 @@ def warp(key_feature: Tensor, flow: Tensor) -> Tensor:
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))  # half-precision coordinates are off by whole cells
     if flow.device.type == "cpu" and not (torch.is_grad_enabled() and (key_feature.requires_grad or flow.requires_grad)):
         return _warp_on_host(key_feature.to(flow.dtype), flow, density)
-    if width == 1 or height == 1:
-        return _warp_through_padding(key_feature, flow)
     return sample(key_feature.to(flow.dtype), (cell_grid(rows, columns, flow.device).to(flow.dtype) + flow) * density)
 
 
 def sample(maps: Tensor, position: Tensor) -> Tensor:
     """``maps`` (N, C, H, W) at the places ``position`` (N, 2, M, K), x and y in their own cells, bilinearly: (N, C, M, K); zero outside."""
+    if 1 in maps.shape[2:]:  # an axis of one cell has no scale of its own; between zeros it is like any other
+        maps, position = F.pad(maps, (1, 1, 1, 1)), position + 1.0
     # With align_corners cell i lies at 2 i / (size - 1) - 1, so whole positions hit cell centres exactly.
-    x, y = (position[:, axis] * (2.0 / max(maps.shape[3 - axis] - 1, 1)) - 1.0 for axis in (0, 1))
+    x, y = (position[:, axis] * (2.0 / (maps.shape[3 - axis] - 1)) - 1.0 for axis in (0, 1))
     return F.grid_sample(maps, torch.stack([x, y], dim=-1), align_corners=True, padding_mode="zeros")
-
-
-def _warp_through_padding(key_feature: Tensor, flow: Tensor) -> Tensor:
-    """The warp of a map that is one cell high or wide: padded with zeros it is like any other."""
-    padded = warp(F.pad(key_feature, (1, 1, 1, 1)), F.pad(flow, (1, 1, 1, 1)))
-    return padded[:, :, 1:-1, 1:-1]
 
 
 def _warp_on_host(key_feature: Tensor, flow: Tensor, density: int) -> Tensor:

@@ -115,6 +115,12 @@ class RFCNHead(nn.Module):
         self.classes, self.stride, self.bins = classes, stride, bins
         if not 0.0 <= box_voting < 1.0:
             raise ValueError(f"box_voting should be an IoU in 0..1 (0: none), got {box_voting}")
+        for name, count in {"bins": bins, "pre_nms": pre_nms, "proposals": proposals, "maximum_detections": maximum_detections}.items():
+            if count < 1:
+                raise ValueError(f"{name} should be at least 1, got {count}")
+        for name, overlap in {"proposal_nms": proposal_nms, "detection_nms": detection_nms}.items():
+            if not 0.0 <= overlap <= 1.0:
+                raise ValueError(f"{name} should be an IoU in 0..1, got {overlap}")
         self.box_voting = box_voting
         self.anchors = tuple((float(w), float(h)) for w, h in anchors)
         self.pre_nms, self.proposals, self.maximum_detections = pre_nms, proposals, maximum_detections

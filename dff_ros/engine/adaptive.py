@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from dff_ros.core.signals import Estimator
-from dff_ros.engine.budget import Budget
+from dff_ros.engine.budget import Budget, Measure
 from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
 
 CUT_RISE = 0.09
@@ -107,7 +107,12 @@ class AdaptiveSchedule:
         self._correction, self._worth = Correction(), Worth()
         self._learnt: Renewal | None = None
         self._age, self._dropped = 0, False
-        self._residual = 0.0
+        self._residual: float | None = None  # of the frame before; a fresh key's is 0
+
+    @property
+    def goes_by_the_clock(self) -> bool:
+        """Whether what it decides depends on how long steps take."""
+        return self._budget is not None and self._budget.set_point.measure is not Measure.KEY_RATE
 
     @property
     def price(self) -> float:
@@ -115,9 +120,11 @@ class AdaptiveSchedule:
         return self._price if self._budget is None else self._budget.price
 
     def take_over(self, earlier: AdaptiveSchedule) -> None:
-        """Go on from what ``earlier`` knows of the scene and, where both hold a budget of one kind, from its price."""
-        self._correction, self._worth = earlier._correction, earlier._worth
-        self._learnt, self._age, self._dropped, self._residual = earlier._learnt, earlier._age, earlier._dropped, earlier._residual
+        """Go on from what ``earlier`` knows of the scene and, where both hold a budget, from its price; its signal's own numbers aside."""
+        if earlier.reason == self.reason:
+            self._correction = earlier._correction
+        self._worth, self._learnt, self._age, self._dropped = earlier._worth, earlier._learnt, earlier._age, earlier._dropped
+        self._residual = earlier._residual
         if self._budget is None or earlier._budget is None or earlier.reason != self.reason:
             return
         set_point, self._budget = self._budget.set_point, earlier._budget
@@ -131,17 +138,16 @@ class AdaptiveSchedule:
             self._budget.spent(pair, was_key=renewed)
         if renewed:
             self._worth.renew()
-            # A key made aside takes over at an age beyond 1: its residual has grown by then, to about the older key's. A cut exceeds both.
-            self._residual = 0.0 if pair.age == 1 else self._residual
         self._age, self._dropped = pair.age, False
         if pair.renewal is not None and pair.renewal is not self._learnt:
             self._learnt = pair.renewal
             expected = self._estimator(pair.renewal.signals) * math.exp(self._estimator.surprise)
             self._correction.learn(expected, pair.renewal.surprise)
-        rise, self._residual = signals.residual - self._residual, signals.residual
+        cut = self._is_cut(pair.age, signals.residual)
         estimate = min(self._estimator(signals) * self._correction.factor + turned_away(pair.turn_rate), 1.0)
         worth = self._worth.add(estimate)
-        if rise >= CUT_RISE:
+        if cut:
+            self._forget()
             return Decision(True, "scene cut", estimate, hard=True)
         if pair.age < self.min_age:
             return Decision(False, "", estimate)
@@ -150,9 +156,21 @@ class AdaptiveSchedule:
         return Decision(pair.age >= self.max_age, "age" if pair.age >= self.max_age else "", estimate)
 
     def reset(self) -> None:
+        self._forget()
+        self._age, self._dropped, self._residual = 0, True, None
+
+    def _is_cut(self, age: int, residual: float) -> bool:
+        """Whether the residual jumped.
+
+        A key made aside takes over at an age beyond 1: its residual has grown by then, to about the older key's. A cut exceeds both.
+        """
+        before, self._residual = 0.0 if age == 1 else self._residual, residual
+        return before is not None and residual - before >= CUT_RISE
+
+    def _forget(self) -> None:
+        """Another scene."""
         self._correction.reset()
         self._worth.reset()
-        self._age, self._dropped, self._residual = 0, True, 0.0
 
 
 def turned_away(turn_rate: float | None) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dff_ros.engine.loading import LoadedModel
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.step_times import Timing
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class ThreadShares:
     def split(cls, total: int, wanted: int = 0) -> ThreadShares:
         """``wanted`` threads for key frames, 0 for half of them; nobody gets less than one or more than there are."""
         return cls(total, min(wanted or max(1, total // 2), total))
+
+    @classmethod
+    def of(cls, settings: EngineSettings) -> ThreadShares:
+        """As the settings split what torch has."""
+        return cls.split(settings.threads or torch.get_num_threads(), settings.key_threads)
 
     @property
     def own(self) -> int:
@@ -122,7 +129,7 @@ class ThreadKeyWorker:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)
-        idle = not wait(self._unfinished, timeout).not_done
+        idle = not wait(list(self._unfinished), timeout).not_done  # a copy: the thread takes out what it has done
         if idle and executor is not None:
             executor.shutdown(wait=True)  # a moment: nothing is left to do
         return idle
@@ -139,7 +146,10 @@ def _compute(model: LoadedModel, image: Tensor, shares: ThreadShares) -> KeyFeat
     started = time.perf_counter()
     torch.set_num_threads(shares.key)
     try:
-        return KeyFeature(*_extract(model, image), (time.perf_counter() - started) * 1e3)
+        made = _extract(model, image)
+        if model.device.type == "cuda":
+            torch.cuda.current_stream(model.device).synchronize()
+        return KeyFeature(*made, (time.perf_counter() - started) * 1e3)
     finally:
         torch.set_num_threads(shares.total)
 
@@ -160,22 +170,28 @@ def _compute_on_gpu(model: LoadedModel, image: Tensor, image_is_there: torch.cud
 class DelayedKeyWorker:
     """Ready when ``frames`` further frames have come, whatever the clock says: the same run every time, for tests and lock-step replay.
 
-    The feature is computed at once, in the caller's thread.
+    The feature is computed at once, in the caller's thread: with all of torch's threads, or with the ``shares`` that a thread of its own
+    would have. What it took is as the stream's ``timing`` has it.
     """
 
-    def __init__(self, model: LoadedModel, frames: int) -> None:
+    def __init__(
+        self, model: LoadedModel, frames: int, *, shares: ThreadShares | None = None, timing: Timing | None = None
+    ) -> None:
         if frames < 1:
             raise ValueError(f"a key frame aside should be ready at least 1 frame later, got {frames}")
         self.frames = frames
         self._model = model
+        self._shares = shares
+        self._timing = timing or Timing()
         self._wanted: Future[KeyFeature] | None = None
 
     def start(self, image: Tensor) -> None:
         """Compute, and keep the feature or the error for ``take``."""
-        started = time.perf_counter()
         self._wanted = Future()
+        total = torch.get_num_threads()
         try:
-            self._wanted.set_result(KeyFeature(*_extract(self._model, image), (time.perf_counter() - started) * 1e3))
+            made = _compute(self._model, image, self._shares or ThreadShares(total, total))
+            self._wanted.set_result(replace(made, took_ms=self._timing.key_feature(made.took_ms)))
         except Exception as error:  # noqa: BLE001 - whatever it is, ``take`` raises it
             self._wanted.set_exception(error)
 

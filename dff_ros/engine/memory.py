@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import gc
 
+import cv2
 import torch
+
+OPENCV_NO_MEMORY = -4
+"""``cv::Error::StsNoMem``."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that an allocation failed, on the GPU or on the host."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
+    if isinstance(error, cv2.error):
+        return bool(error.code == OPENCV_NO_MEMORY)
     text = str(error)
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
 

@@ -43,7 +43,7 @@ def to_image(frame: NDArray[np.uint8], geometry: ImageGeometry, device: torch.de
     pixels = _upload(frame, device)
     size = (geometry.height, geometry.width)
     if size != (geometry.source_height, geometry.source_width):
-        shrinking = geometry.height < geometry.source_height
+        shrinking = geometry.height < geometry.source_height or geometry.width < geometry.source_width
         if device.type != "cpu":  # the byte kernel, which is the faster one, exists on CPUs only
             pixels = pixels.float()
         pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=shrinking)

@@ -29,3 +29,18 @@ class StepTimes:
     def total(self) -> float:
         """Milliseconds since the step began."""
         return (time.perf_counter() - self.started) * 1e3
+
+
+class Timing:
+    """What a stream's work is said to have taken: what the clock measured.
+
+    A replay may put other figures in their place, so that neither its report nor a schedule with a budget depends on the machine's mood.
+    """
+
+    def key_feature(self, measured_ms: float) -> float:
+        """Milliseconds of a key frame's feature, made in its step or aside; told of each before the step that made it ends."""
+        return measured_ms
+
+    def step(self, measured: StepTimes, *, is_key: bool) -> dict[str, float]:
+        """Milliseconds of a step's parts, and of all of it as ``step``; with a ``feature`` but not ``is_key`` it made a key aside."""
+        return {**measured.parts, "step": measured.total()}

@@ -18,15 +18,15 @@ from torch import Tensor
 from dff_ros.core.bundle import Card
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
-from dff_ros.core.signals import Signals, measure_signals, surprise
+from dff_ros.core.signals import surprise
 from dff_ros.engine.aside import KeyFrameAside
-from dff_ros.engine.frame_pair import Decision, FramePair, Renewal
+from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
 from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.step_times import StepTimes
+from dff_ros.engine.step_times import StepTimes, Timing
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
 
 
@@ -66,6 +66,11 @@ class FrameResult:
         """Whether this frame was made a key frame, at once or aside: what key rates count."""
         return self.is_key or bool(self.reason)
 
+    @property
+    def own_ms(self) -> float:
+        """The step but for a key's feature made aside, which a replay computes within the step."""
+        return self.step_ms if self.is_key else self.step_ms - self.feature_ms
+
 
 @dataclass(frozen=True)
 class Current:
@@ -81,18 +86,28 @@ class Current:
 class FeatureFlowStream:
     """One video. ``step`` takes its frames in order; ``reset`` forgets the key frame; ``close`` leaves no thread behind.
 
-    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them.
+    ``key_worker`` is what computes key frames aside, by default a thread, which starts with the first of them. ``schedule`` decides in
+    place of the one that the settings name, ``timing`` says what a step took in place of the clock.
     """
 
-    def __init__(self, model: LoadedModel, settings: EngineSettings, *, key_worker: KeyWorker | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        settings: EngineSettings,
+        *,
+        key_worker: KeyWorker | None = None,
+        schedule: Schedule | None = None,
+        timing: Timing | None = None,
+    ) -> None:
         self._model = model
         self._settings = settings
-        self._schedule = parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._schedule = schedule or parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
+        self._timing = timing or Timing()
         self._renewal: Renewal | None = None
         self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
         self._track: Track | None = None
-        shares = ThreadShares.split(settings.threads or torch.get_num_threads(), settings.key_threads)
+        shares = ThreadShares.of(settings)
         self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, shares), shares)
         self._queue = _urgent_queue(model.device)
         self._last_stamp = 0
@@ -151,7 +166,7 @@ class FeatureFlowStream:
             with self._aside.sharing_cores():
                 result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
-        self._spent_ms = result.step_ms
+        self._spent_ms = result.own_ms
         return result
 
     @torch.inference_mode()
@@ -159,7 +174,7 @@ class FeatureFlowStream:
         """A track from ``frame`` on and the answer of its own feature, for evaluations that choose their keys; the stream keeps its own."""
         check_frame(frame)
         with self._on_queue():
-            return self._key_step(self._current(frame, stamp, ALL_TASKS, StepTimes()), None, "chosen")
+            return self._key_step(self._current(frame, stamp, ALL_TASKS, StepTimes()), None, Decision(True, "chosen"))
 
     @torch.inference_mode()
     def follow(self, track: Track, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS) -> FrameResult:
@@ -182,14 +197,14 @@ class FeatureFlowStream:
 
     def _process(self, current: Current, turn_rate: float | None) -> FrameResult:
         if self._track is None:
-            self._track, result = self._key_step(current, None, self._reset_reason)
+            self._track, result = self._key_step(current, None, Decision(True, self._reset_reason))
             return result
         step = self._track.way.step_to(current.prepared)
         pair = self._pair(current, self._track, step, turn_rate)
         decision = self._decide(pair)  # asked while a key is in flight too: it sums up what every frame loses, and a cut cannot wait
         if decision.hard or (decision and not self.makes_keys_aside and not self._aside.in_flight):
             self._aside.cancel()
-            self._track, result = self._key_step(current, pair, decision.reason)
+            self._track, result = self._key_step(current, pair, decision)
             return result
         reason = "" if self._aside.in_flight else decision.reason
         try:
@@ -206,14 +221,16 @@ class FeatureFlowStream:
             self._aside.cancel()  # its way and the track's have parted
             raise
 
-    def _key_step(self, current: Current, pair: FramePair | None, reason: str) -> tuple[Track, FrameResult]:
+    def _key_step(self, current: Current, pair: FramePair | None, decision: Decision) -> tuple[Track, FrameResult]:
         times = current.times
         with times.measure("feature", self._model.device):
             feature = self._model.extract(current.prepared.image)
-        key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, times.parts["feature"])
+        feature_ms = self._timing.key_feature(times.parts["feature"])
+        key = KeyFrame(self._model.networks, feature, current.prepared, current.geometry, current.stamp, feature_ms)
         if pair is not None and self._track is not None:
-            self._renewal, self._asked = self._renewed(self._track.key, key, pair), None
-        result = self._answer(feature, current, key, pair, age=0, reason=reason)
+            self._asked = None  # after a cut the old key's scene is gone: what it lost tells nothing of this one
+            self._renewal = None if decision.hard else self._renewed(self._track.key, key, pair)
+        result = self._answer(feature, current, key, pair, age=0, reason=decision.reason)
         return Track(key, Way(self._model, current.prepared)), result
 
     def _propagated_step(self, current: Current, track: Track, step: Step, pair: FramePair, reason: str) -> FrameResult:
@@ -251,16 +268,12 @@ class FeatureFlowStream:
                 return track.way.fields_of(step)
 
         age, stamp = track.age + 1, current.stamp
-
-        def compute_signals(fields: FlowFields) -> Signals:
-            return measure_signals(current.prepared.cells, key.prepared.cells, fields.flow, age=age)
-
         return FramePair(
             age=age,
             age_ns=stamp - key.stamp if stamp and key.stamp else None,
             pixels_per_cell=stride / key.geometry.scale_x,
             compute_fields=compute_fields,
-            compute_signals=compute_signals,
+            compute_signals=lambda fields: key.signals(current.prepared, fields, age),
             renewal=self._renewal,
             interval_ns=stamp - self._last_stamp if stamp and self._last_stamp else None,
             spent_ms=self._spent_ms,
@@ -300,6 +313,8 @@ class FeatureFlowStream:
         stamp, times = current.stamp, current.times
         with times.measure("head", self._model.device):
             answers = self._run_heads(feature, key.geometry, current.tasks)
+        motion_px = pair.motion_px if pair is not None and pair.flow_computed else None
+        took = self._timing.step(times, is_key=age == 0)
         return FrameResult(
             stamp=stamp,
             is_key=age == 0,
@@ -307,15 +322,15 @@ class FeatureFlowStream:
             key_age_frames=age,
             key_age_ms=(stamp - key.stamp) / 1e6 if stamp and key.stamp else 0.0,
             key_ms=key.feature_ms,
-            motion_px=pair.motion_px if pair is not None and pair.flow_computed else None,
+            motion_px=motion_px,
             disagreement=None,
             detections=answers.get(Task.DETECTION),
             label_map=answers.get(Task.SEGMENTATION),
-            step_ms=times.total(),
-            feature_ms=times.parts.get("feature", 0.0),
-            flow_ms=times.parts.get("flow", 0.0),
-            refine_ms=times.parts.get("refine", 0.0),
-            head_ms=times.parts["head"],
+            step_ms=took["step"],
+            feature_ms=took.get("feature", 0.0),
+            flow_ms=took.get("flow", 0.0),
+            refine_ms=took.get("refine", 0.0),
+            head_ms=took.get("head", 0.0),
         )
 
     def _run_heads(self, feature: Tensor, geometry: ImageGeometry, tasks: frozenset[Task]) -> dict[Task, Any]:

@@ -14,20 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dff_ros.core.propagate import propagate
 from dff_ros.core.results import Task
-from dff_ros.core.signals import Signals, measure_signals, surprise
+from dff_ros.core.signals import SIGNALS, Signals
 from dff_ros.engine.frame_pair import FramePair, Renewal, Schedule
 from dff_ros.engine.loading import LoadedModel
-from dff_ros.engine.preprocess import fit, to_image
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
+from dff_ros.evaluation.every_age import OLDEST, EveryAge, Told
 from dff_ros.evaluation.oracle import Losses
 from dff_ros.evaluation.truth import LabelSource
 from dff_ros.recording.frames import StampedFrame
-
-OLDEST = 16
-"""Age up to which a table reaches."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +45,25 @@ class AgreementTable:
     def __len__(self) -> int:
         return len(self.losses)
 
+    @property
+    def oldest(self) -> int:
+        """The age up to which the table reaches."""
+        ages: int = self.losses.shape[1]
+        return ages - 1
+
     def save(self, path: Path) -> None:
         """Write the table as .npz."""
         path.parent.mkdir(parents=True, exist_ok=True)
         known = {name: value for name, value in vars(self).items() if value is not None}
         np.savez_compressed(path, **known)
+
+    def up_to(self, oldest: int) -> AgreementTable:
+        """The same with keys of no greater age."""
+        ages = slice(oldest + 1)
+        confusions = None if self.confusions is None else self.confusions[:, ages]
+        return AgreementTable(
+            self.losses[:, ages], self.signals[:, ages], self.surprises[:, ages], self.stamps, self.firsts, confusions=confusions
+        )
 
     def part(self, number: int) -> AgreementTable:
         """One of the recordings."""
@@ -80,64 +89,67 @@ def join_tables(tables: Sequence[AgreementTable]) -> AgreementTable:
     return AgreementTable(losses, signals, surprises, stamps, firsts)
 
 
+class TableRows:
+    """An agreement table in the making, frame by frame."""
+
+    def __init__(self, oldest: int) -> None:
+        self._oldest = oldest
+        self._rows: list[tuple[int, Sequence[float], Sequence[Told], Sequence[NDArray[np.int64]]]] = []
+        self._firsts: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def begin(self) -> None:
+        """The next frame begins a recording."""
+        self._firsts.append(len(self))
+
+    def add(self, stamp: int, told: Sequence[Told], losses: Sequence[float], confusions: Sequence[NDArray[np.int64]]) -> None:
+        """One frame, everything by age; no confusions where there is no truth."""
+        self._rows.append((stamp, losses, told, confusions))
+
+    def table(self) -> AgreementTable:
+        """Of all frames so far."""
+        frames, ages = len(self), self._oldest + 1
+        losses = np.full((frames, ages), np.nan, np.float32)
+        signals = np.full((frames, ages, len(SIGNALS)), np.nan, np.float32)
+        surprises = np.full((frames, ages), np.nan, np.float32)
+        labelled = bool(self._rows) and all(confused for _, _, _, confused in self._rows)
+        confusions = np.zeros((frames, ages, *self._rows[0][3][0].shape), np.int64) if labelled else None
+        for index, (_, lost, told, confused) in enumerate(self._rows):
+            losses[index, : len(lost)] = lost
+            surprises[index, : len(told)] = [each.surprise for each in told]
+            for age, each in enumerate(told):
+                if each.signals is not None:
+                    signals[index, age] = astuple(each.signals)
+            if confusions is not None:
+                confusions[index, : len(confused)] = confused
+        stamps = np.array([stamp for stamp, _, _, _ in self._rows], np.int64)
+        return AgreementTable(losses, signals, surprises, stamps, np.array(self._firsts or [0], np.int64), confusions)
+
+
 @torch.inference_mode()
 def measure_table(
     frames: Iterable[StampedFrame], model: LoadedModel, settings: EngineSettings, *, truth: LabelSource | None = None, oldest: int = OLDEST
 ) -> AgreementTable:
-    """Run the model, its branch included where it is loaded and switched on, from every frame to the ``oldest`` frames after it.
+    """Run the model from every frame to the ``oldest`` frames after it.
 
     All frames must have one size. Raises ValueError where the model has no segmentation.
     """
-    networks = model.networks
-    if Task.SEGMENTATION not in networks.tasks:
+    if Task.SEGMENTATION not in model.networks.tasks:
         raise ValueError("agreement is measured on class maps: the bundle should have a segmentation head")
-    head = networks.head(Task.SEGMENTATION)
-    tracks: list[Track] = []
-    rows: list[tuple[list[float], list[list[float]], list[float], list[NDArray[np.int64]]]] = []
-    stamps = []
+    head = model.networks.head(Task.SEGMENTATION)
     classes = len(model.card.segmentation_classes)
+    every_age, rows = EveryAge(model, settings, oldest=oldest), TableRows(oldest)
     for item in frames:
-        pixels = settings.input_pixels or model.card.input_pixels
-        geometry = fit(*item.frame.shape[:2], input_pixels=pixels, stride=model.input_multiple)
-        image = to_image(item.frame, geometry, model.device)
-        prepared, feature = PreparedFrame(networks, image), model.extract(image)
-        own = head.decode(head(feature), geometry).labels
         labels = None if truth is None else truth.labels_of(item)
-        losses, signals, surprises = [0.0], [[np.nan] * 5], [np.nan]
-        confusions = [] if labels is None else [confusion(labels, own, classes)]
-        step = tracks[0].way.step_to(prepared) if tracks else Step(model, prepared, prepared)  # one for all tracks
-        for age, track in enumerate(tracks, start=1):
-            fields = track.way.fields_of(step)
-            carried = propagate(track.key.carried, fields)
-            told = measure_signals(prepared.cells, track.key.prepared.cells, fields.flow, age=age)
-            if model.refines(settings):
-                carried = model.refine(prepared.refine, track.key.prepared.refine, carried, fields, age)
-            answer = head.decode(head(carried), geometry).labels
-            losses.append(float((answer != own).mean()))
-            signals.append([float(value) for value in astuple(told)])
-            surprises.append(surprise(head, track.key.carried, fields, feature))
-            if labels is not None:
-                confusions.append(confusion(labels, answer, classes))
-            track.way.advance(step, fields)
-        rows.append((losses, signals, surprises, confusions))
-        stamps.append(item.stamp)
-        tracks = [Track(KeyFrame(feature, prepared, geometry, item.stamp, 0.0), Way(model, prepared)), *tracks][:oldest]
-    return _table(rows, stamps, oldest)
-
-
-def _table(
-    rows: Sequence[tuple[list[float], list[list[float]], list[float], list[NDArray[np.int64]]]], stamps: list[int], oldest: int
-) -> AgreementTable:
-    losses = np.full((len(rows), oldest + 1), np.nan, np.float32)
-    signals = np.full((len(rows), oldest + 1, 5), np.nan, np.float32)
-    surprises = np.full((len(rows), oldest + 1), np.nan, np.float32)
-    labelled = bool(rows) and all(row[3] for row in rows)
-    confusions = np.zeros((len(rows), oldest + 1, *rows[0][3][0].shape), np.int64) if labelled else None
-    for index, (lost, told, surprised, confused) in enumerate(rows):
-        losses[index, : len(lost)], signals[index, : len(told)], surprises[index, : len(surprised)] = lost, told, surprised
-        if confusions is not None:
-            confusions[index, : len(confused)] = confused
-    return AgreementTable(losses, signals, surprises, np.array(stamps, np.int64), np.zeros(1, np.int64), confusions)
+        told, answers = [], []
+        for aged in every_age.step(item):
+            told.append(aged.told)
+            answers.append(head.decode(head(aged.feature), aged.geometry).labels)
+        losses = [float((answer != answers[0]).mean()) for answer in answers]
+        rows.add(item.stamp, told, losses, [] if labels is None else [confusion(labels, answer, classes) for answer in answers])
+    return rows.table()
 
 
 def confusion(truth: NDArray[np.uint8], answer: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -153,7 +165,6 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
     renewal: Renewal | None = None
     ages = table.losses.shape[1]
     beginnings = set(table.firsts.tolist())
-    told = table.signals.astype(float)
     for frame in range(len(table)):
         if frame in beginnings:
             if frame:
@@ -166,25 +177,43 @@ def play(table: AgreementTable, schedule: Schedule) -> list[int]:
             keys.append(frame)
             renewal = None
             continue
-        pair = _pair(table, frame, age, Signals(age, *told[frame, age, 1:]), renewal)
-        if schedule.is_key_frame(pair):
+        interval = int(table.stamps[frame] - table.stamps[frame - 1])
+        pair = pair_on(table, frame, age, age=age, renewal=renewal, interval_ns=interval)
+        decision = schedule.is_key_frame(pair)
+        if decision:
             keys.append(frame)
-            renewal = Renewal(pair.signals, float(table.surprises[frame, age]))
+            renewal = None if decision.hard else Renewal(pair.signals, float(table.surprises[frame, age]))
     return keys
 
 
-def _pair(table: AgreementTable, frame: int, age: int, signals: Signals, renewal: Renewal | None) -> FramePair:
+def pair_on(
+    table: AgreementTable,
+    frame: int,
+    distance: int,
+    *,
+    age: int,
+    renewal: Renewal | None,
+    interval_ns: int | None = None,
+    spent_ms: float | None = None,
+) -> FramePair:
+    """What a schedule is shown of a frame whose key lies ``distance`` frames of the recording before it, of which ``age`` were processed.
+
+    Signals are those of the oldest age where the table ends before.
+    """
+
     def no_fields() -> None:
         """The table holds signals alone; a schedule must not need more."""
 
+    told = table.signals[frame, min(distance, table.oldest), 1:].astype(float)
     return FramePair(
         age=age,
-        age_ns=int(table.stamps[frame] - table.stamps[frame - age]),
+        age_ns=int(table.stamps[frame] - table.stamps[frame - distance]),
         pixels_per_cell=1.0,
         compute_fields=no_fields,  # type: ignore[arg-type]
-        compute_signals=lambda fields: signals,
+        compute_signals=lambda fields: Signals(age, *told),
         renewal=renewal,
-        interval_ns=int(table.stamps[frame] - table.stamps[frame - 1]),
+        interval_ns=interval_ns,
+        spent_ms=spent_ms,
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.metrics import Curve, overlap
+from dff_ros.evaluation.average_precision import overlap
+from dff_ros.evaluation.metrics import Curve
 from dff_ros.evaluation.truth import ClassBoxes
 
 MATCH_IOU = 0.5
@@ -22,6 +23,10 @@ REAPPEARANCE_GAP = 15
 """Frames without a box after which an object that comes back has appeared anew. Boxes of the generated drives flicker for up to about
 ten frames where an object is almost hidden or almost too small. Where keys are further apart the gap is their interval: within it a
 key from before the gap may still show the object."""
+
+LEAST_SEEN = 3
+"""Frames in which per-frame has to see an object for it to have appeared, where its detections alone say what is there: single ones are
+mistakes more often than objects."""
 
 Identity = tuple[int, int]
 """Class and id of an object."""
@@ -52,6 +57,8 @@ class _Appearance:
     """Not so where the object was there before the truth began."""
     last: int
     per_frame: int | None
+    seen: int
+    """In how many frames per-frame detected it."""
     propagated: list[int | None]
 
 
@@ -61,11 +68,15 @@ class DetectionDelay:
     In phase p frames p, p + interval, ... are keys, and frame 0, as the first frame of any run. Only objects in sight are held.
     """
 
-    def __init__(self, interval: int, *, score_threshold: float) -> None:
-        """Detections with a lower score than ``score_threshold`` are not published, so they do not count."""
+    def __init__(self, interval: int, *, score_threshold: float, least_seen: int = 1) -> None:
+        """Detections with a lower score than ``score_threshold`` are not published, so they do not count.
+
+        An appearance counts where per-frame detected the object in at least ``least_seen`` frames.
+        """
         self._interval = interval
         self._gap = max(REAPPEARANCE_GAP, interval)
         self._threshold = score_threshold
+        self._least_seen = least_seen
         self._frame = -1
         self._open: dict[Identity, _Appearance] = {}
         self._covered: frozenset[int] = frozenset()
@@ -112,13 +123,14 @@ class DetectionDelay:
         here = [(label, int(known.ids[row])) for label, known in truth.items() if known.ids is not None for row in countable(known)]
         for identity in here:
             if identity not in self._open:
-                self._open[identity] = _Appearance(identity[0] in self._covered, self._frame, None, [None] * self._interval)
+                self._open[identity] = _Appearance(identity[0] in self._covered, self._frame, None, 0, [None] * self._interval)
             self._open[identity].last = self._frame
         return here
 
     def _note(self, identity: Identity, found: Sequence[frozenset[Identity]]) -> None:
         """Remember the first detections."""
         stay = self._open[identity]
+        stay.seen += identity in found[0]
         if stay.per_frame is None and identity in found[0]:
             stay.per_frame = self._frame
         for phase, first in enumerate(stay.propagated):
@@ -132,7 +144,7 @@ class DetectionDelay:
     def _close(self, identity: Identity) -> None:
         """Count an appearance that has ended."""
         stay = self._open.pop(identity)
-        if not stay.counts or stay.per_frame is None:
+        if not stay.counts or stay.per_frame is None or stay.seen < self._least_seen:
             return
         self._appearances += 1
         for phase, first in enumerate(stay.propagated):

@@ -32,6 +32,7 @@ class DriveBoxes:
     """Boxes and ids of one of the drive's kinds of objects; what is too small or too hidden for a box is ignored."""
 
     identified = True
+    unusable_ids = ""
 
     def __init__(self, class_name: str) -> None:
         """Raises ValueError for a class that is not among ``BOX_NAMES``."""

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
+from dff_ros.core.bundle import Card
 from dff_ros.core.results import Task
-from dff_ros.engine.key_worker import DelayedKeyWorker
+from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.step_times import Timing
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.engine.track import Track
-from dff_ros.evaluation.delay import DelayFigures, DetectionDelay
-from dff_ros.evaluation.metrics import Agreement, DetectionScore, SegmentationScore
+from dff_ros.evaluation.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.consistency import TemporalConsistency
+from dff_ros.evaluation.delay import LEAST_SEEN, DelayFigures, DetectionDelay
+from dff_ros.evaluation.latencies import Latencies, timing_of
+from dff_ros.evaluation.motion import MotionMeter
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
+from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, as_recorded
+from dff_ros.evaluation.scores import Scores
+from dff_ros.evaluation.streaming import Live
 from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
 
@@ -27,17 +36,17 @@ core of two while frames come at 15 Hz.
 """
 
 
-class Tally:
+class Tally(Scores):
     """What one way of running has gathered: scores by age, and the times of its steps."""
 
-    def __init__(self, segmentation_classes: tuple[str, ...]) -> None:
-        self.segmentation = SegmentationScore(segmentation_classes)
-        self.detection = DetectionScore()
+    def __init__(self, segmentation_classes: tuple[str, ...], detection_classes: tuple[str, ...]) -> None:
+        super().__init__(segmentation_classes, detection_classes)
+        self.consistency = TemporalConsistency(segmentation_classes)
         self.key_ms: list[float] = []
         self.propagated_ms: list[float] = []
 
-    def add(self, result: FrameResult, truth: FrameTruth, *, age: int) -> None:
-        """Take one frame's result; its scores are filed under ``age``, and its time as that of blocking mode.
+    def add(self, result: FrameResult, truth: FrameTruth, *, age: int, index: int = 0, motion: str | None = None) -> None:
+        """Take the result for one source frame; its scores are filed under ``age`` and ``motion``, and its time as that of blocking mode.
 
         Made aside in lock-step, a key's feature comes on top of its frame's propagation, which a blocking key frame does without.
         """
@@ -45,10 +54,7 @@ class Tally:
             self.propagated_ms.append(result.step_ms)
         else:
             self.key_ms.append(result.step_ms if result.is_key else result.step_ms - result.flow_ms - result.refine_ms)
-        if truth.labels is not None and result.label_map is not None:
-            self.segmentation.add(age, truth.labels, result.label_map.labels)
-        if truth.boxes and result.detections is not None:
-            self.detection.add(age, truth.boxes, result.detections)
+        self.score(result, truth, age=age, index=index, motion=motion)
 
     @property
     def step_ms(self) -> list[float]:
@@ -57,7 +63,7 @@ class Tally:
 
 
 @dataclass
-class Replay:
+class Replay(Observer):
     """The outcome of a replay."""
 
     run: Tally
@@ -69,18 +75,51 @@ class Replay:
     delay: DelayFigures | None = None
     """Of new objects, where every offset ran and the truth tells objects apart."""
     frames: int = 0
-    agreement: Agreement = field(default_factory=Agreement)
+    against: AgainstPerFrame | None = None
+    """The run held against per-frame, where that ran."""
+    meter: MotionMeter | None = None
+    """Measures the motion of frames, where something is scored."""
+    motion: Counter[str] = field(default_factory=Counter)
+    """How many frames are of each group of motion."""
+    live: Live | None = None
+    """Where frames arrived by a clock: what the run made of that."""
+    per_frame_live: Live | None = None
+    """The same of per-frame by itself, with drops of its own; what else is said of it is on the frames that the run answered."""
 
     def add(self, answered: AnsweredFrame) -> None:
         """Take what the run and, where it ran, per-frame say about one frame."""
-        result, per_frame, truth = answered.result, answered.per_frame, answered.truth
-        age = result.key_age_frames
-        self.run.add(result, truth, age=age)
+        item, result, per_frame, truth = answered.item, answered.result, answered.per_frame, answered.truth
+        motion = None if self.meter is None else self.meter.of(item)
+        where: Where = {"age": result.key_age_frames, "index": item.index, "motion": None if motion is None else motion.group}
+        if where["motion"] is not None and (where["age"] == 0 or not self.every_offset):
+            self.motion[where["motion"]] += 1
+        self.run.add(result, truth, **where)
+        if not self.every_offset and self.meter is not None:
+            self.run.consistency.add(result.label_map, motion)
         if self.baseline is None or per_frame is None:
             return
-        self.baseline.add(per_frame, truth, age=age)
-        if result.label_map is not None and per_frame.label_map is not None:
-            self.agreement.add(result.label_map.labels, per_frame.label_map.labels)
+        self.baseline.add(per_frame, truth, **where)
+        if not self.every_offset and self.meter is not None:
+            self.baseline.consistency.add(per_frame.label_map, motion)
+        if self.against is not None:
+            self.against.add(result, per_frame, **where)
+
+
+class Where(TypedDict):
+    """What a frame's scores are filed under."""
+
+    age: int
+    index: int
+    motion: str | None
+
+
+def new_replay(card: Card, settings: EngineSettings, truth: Truth, *, baseline: bool, every_offset: bool = False) -> Replay:
+    """A replay that has taken no frame yet; with ``baseline`` it compares with per-frame. Nothing is measured that is not scored."""
+    classes = card.segmentation_classes, card.detection_classes
+    replay = Replay(Tally(*classes), Tally(*classes) if baseline else None, every_offset)
+    replay.against = AgainstPerFrame(*classes, score_threshold=settings.score_threshold) if baseline else None
+    replay.meter = MotionMeter() if baseline or truth.given else None
+    return replay
 
 
 def lock_step(
@@ -92,21 +131,28 @@ def lock_step(
     baseline: bool,
     copy_outputs: bool = False,
     key_delay: int = KEY_DELAY,
+    recorded: RecordedKeys | None = None,
+    latencies: Latencies | None = None,
     observers: Sequence[Observer] = (),
 ) -> Replay:
     """Step through every frame under the settings' schedule; with ``baseline``, per-frame steps through the same frames.
 
     The two take turns in going first, so that neither finds a frame in the caches more often than the other. With
     ``copy_outputs`` frames between keys get the key's own answer: what propagation has to beat. Where the settings have key frames
-    made aside, each is ready ``key_delay`` frames after its own. ``observers`` are told of every frame in order.
+    made aside, each is ready ``key_delay`` frames after its own. With ``recorded`` a live run's decisions are made again in place of the
+    schedule's, and what it dropped is dropped. With ``latencies`` steps are said to take what they took in another run. ``observers``
+    are told of every frame in order.
     """
-    classes = model.card.segmentation_classes
-    stream = FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay))
-    per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}))
-    replay = Replay(Tally(classes), Tally(classes) if baseline else None, every_offset=False)
-    replay.key_delay = key_delay if stream.makes_keys_aside else None
+    stream = open_stream(model, settings, key_delay, recorded, timing_of(latencies))
+    per_frame = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}), timing=timing_of(latencies))
+    replay = new_replay(model.card, settings, truth, baseline=baseline)
+    replay.key_delay = key_delay if stream.makes_keys_aside and recorded is None else None
     key_answer: FrameResult | None = None
     for item in warmed_up(frames, model, settings):
+        if recorded is not None and not recorded.turn_to(item.stamp):
+            for observer in (replay, *observers):
+                observer.dropped(item)
+            continue
         reference = None
         if baseline and replay.frames % 2:
             reference = per_frame.step(item.frame, item.stamp)
@@ -122,6 +168,16 @@ def lock_step(
         for observer in (replay, *observers):
             observer.add(answered)
     return replay
+
+
+def open_stream(
+    model: LoadedModel, settings: EngineSettings, key_delay: int, recorded: RecordedKeys | None, timing: Timing
+) -> FeatureFlowStream:
+    """The stream of a replay, which has no clock: keys aside are ready ``key_delay`` frames after their own, or as ``recorded``."""
+    if recorded is None:
+        return FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay, timing=timing), timing=timing)
+    worker = RecordedKeyWorker(model, recorded, ThreadShares.of(settings), timing)
+    return FeatureFlowStream(model, as_recorded(settings), key_worker=worker, schedule=recorded, timing=timing)
 
 
 def copied(key_answer: FrameResult, stamp: int, *, age: int) -> FrameResult:
@@ -158,11 +214,11 @@ def every_offset(
     Each frame's feature is computed once, and answers for per-frame at age 0. The last ``interval`` keys are held. Together the
     offsets are all phases of the schedule, so the delay of new objects is followed through the same answers.
     """
-    classes = model.card.segmentation_classes
     stream = FeatureFlowStream(model, settings)
-    replay = Replay(Tally(classes), Tally(classes), every_offset=True)
-    followed = truth.identified and settings.detection and Task.DETECTION in model.networks.tasks
-    delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if followed else None
+    replay = new_replay(model.card, settings, truth, baseline=True, every_offset=True)
+    detects = settings.detection and Task.DETECTION in model.networks.tasks
+    delay = DetectionDelay(interval, score_threshold=settings.score_threshold) if detects and truth.identified else None
+    apparent = DetectionDelay(interval, score_threshold=settings.score_threshold, least_seen=LEAST_SEEN) if detects else None
     keys: deque[AnsweredKey] = deque(maxlen=interval)
     for item in warmed_up(frames, model, settings):
         earlier = [*keys][-(interval - 1) :] if interval > 1 else []
@@ -175,11 +231,16 @@ def every_offset(
         answers += [_answer_from(stream, key, item, age, copy_outputs=copy_outputs) for age, key in enumerate(reversed(earlier), 1)]
         for answer in answers if len(keys) == interval else ():
             replay.add(AnsweredFrame(item, answer, answers[0], known))
+        found = [answer.detections for answer in answers if answer.detections is not None]
         if delay is not None:
-            delay.add(known.boxes, [answer.detections for answer in answers if answer.detections is not None])
+            delay.add(known.boxes, found)
+        if apparent is not None and replay.against is not None:
+            apparent.add(replay.against.truth_of(found[0]), found)
     if replay.frames < interval:
         raise ValueError(f"every-offset at fixed:{interval} needs at least {interval} frames, got {replay.frames}")
     replay.delay = None if delay is None else delay.figures()
+    if apparent is not None and replay.against is not None:
+        replay.against.delay = apparent.figures()
     return replay
 
 

@@ -7,13 +7,13 @@ from types import TracebackType
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.observer import AnsweredFrame
+from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.overlay import draw_results
-from dff_ros.recording.frames import DEFAULT_RATE, Frame
+from dff_ros.recording.frames import DEFAULT_RATE, Frame, StampedFrame
 from dff_ros.recording.pictures import VideoFile
 
 
-class OverlayVideo:
+class OverlayVideo(Observer):
     """An MP4 file, written as a context manager. Frames of another size than the first are resized.
 
     Without a ``rate`` it is that of the first two frames' stamps.
@@ -26,6 +26,7 @@ class OverlayVideo:
         self._threshold = score_threshold
         self._first: tuple[int, Frame] | None = None
         """Stamp and picture of the first frame, while the rate is unknown."""
+        self._shown: Frame | None = None
         self._video: VideoFile | None = None
 
     def __enter__(self) -> OverlayVideo:
@@ -39,14 +40,21 @@ class OverlayVideo:
 
     def add(self, answered: AnsweredFrame) -> None:
         """Append one frame; raises OSError where the file cannot be written."""
-        item = answered.item
-        picture = self._draw(item.frame, answered.result)
+        self._append(answered.item.stamp, self._draw(answered.item.frame, answered.result))
+
+    def dropped(self, item: StampedFrame) -> None:
+        """Show the picture before once more, so that time goes on as it did."""
+        if self._shown is not None:
+            self._append(item.stamp, self._shown)
+
+    def _append(self, stamp: int, picture: Frame) -> None:
+        self._shown = picture
         if self._rate is None and self._first is None:
-            self._first = item.stamp, picture
+            self._first = stamp, picture
             return
         if self._first is not None:
-            (stamp, first), self._first = self._first, None
-            self._rate = 1e9 / (item.stamp - stamp) if item.stamp > stamp else DEFAULT_RATE
+            (before, first), self._first = self._first, None
+            self._rate = 1e9 / (stamp - before) if stamp > before else DEFAULT_RATE
             self._write(first, self._rate)
         self._write(picture, self._rate or DEFAULT_RATE)
 

@@ -20,7 +20,7 @@ from dff_ros.image_encoding import encode_jpeg
 from dff_ros.node.messages import ImageMessage, compressed_message
 from dff_ros.node.parameters import declare
 from dff_ros.recording.frames import Recording, RecordingError, StampedFrame
-from dff_ros.recording.opening import open_recording
+from dff_ros.recording.opening import notes_of, open_recording
 
 JPEG_QUALITY = 90
 _CATCH_UP_SECONDS = 0.2
@@ -113,6 +113,8 @@ class PlaybackNode(Node):
         for item in self._paced():
             self._publisher.publish(self._message(item))
             count += 1
+        for note in notes_of(self._recording):
+            self.get_logger().warning(note)
         self.get_logger().info(f"played {count} images in {time.monotonic() - started:.1f} s")
         if not self._stopping.is_set():
             self._publisher.wait_for_all_acked(Duration(seconds=1.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,8 @@ class StampedFrame:
     """One frame of a recording.
 
     ``index`` counts the frames of the source from 0, ``stamp`` is in nanoseconds, ``frame`` is H x W x 3 uint8 RGB,
-    ``name`` is the stem of the image's file ("" where there is none), ``frame_id`` the camera's coordinate frame.
+    ``name`` is the stem of the image's file ("" where there is none), ``frame_id`` the camera's coordinate frame. ``received`` is
+    when a bag recorded it, in nanoseconds, 0 where nobody did.
     """
 
     index: int
@@ -43,6 +44,7 @@ class StampedFrame:
     frame: Frame
     name: str
     frame_id: str
+    received: int = field(default=0, kw_only=True)
 
 
 class Recording(Protocol):
@@ -160,11 +162,14 @@ class Selection:
         return max(0, min(self.last + 1, len(self.recording)) - self.first)
 
     def __iter__(self) -> Iterator[StampedFrame]:
-        chosen = itertools.islice(self.recording, self.first, self.last + 1)
         nothing = True
-        for frame in chosen:
-            nothing = False
-            yield frame
+        # By index, not by place: a damaged frame that the recording leaves out shifts no other.
+        for frame in itertools.takewhile(lambda frame: frame.index <= self.last, self.recording):
+            if frame.index >= self.first:
+                nothing = False
+                yield frame
+            if frame.index == self.last:
+                break
         if nothing:
             raise RecordingError(f"range should begin before the recording ends, got {self.description}")
 

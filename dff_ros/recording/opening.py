@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dff_ros.recording.bag_recording import BagRecording
 from dff_ros.recording.bags import open_bag
 from dff_ros.recording.drive import GeneratedDrive
-from dff_ros.recording.frames import Recording, RecordingError, open_frames, open_video
+from dff_ros.recording.frames import Recording, RecordingError, Selection, open_frames, open_video
 
 DRIVE_RATE = 15.0
 """Hz of a generated drive that was given no rate."""
@@ -36,3 +37,16 @@ def open_recording(
     if bag:
         return open_bag(bag, topic or None)
     return GeneratedDrive(seed, drive, rate=rate or DRIVE_RATE)
+
+
+def bag_of(recording: Recording) -> BagRecording | None:
+    """The bag's images that ``recording`` is, or is a part of; None where it is of no bag."""
+    if isinstance(recording, Selection):
+        return bag_of(recording.recording)
+    return recording if isinstance(recording, BagRecording) else None
+
+
+def notes_of(recording: Recording) -> list[str]:
+    """What of a recording cannot be read or is out of order, one line each, as far as is known by now; best asked after reading."""
+    bag = bag_of(recording)
+    return [] if bag is None else bag.notes

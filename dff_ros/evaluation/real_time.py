@@ -1,0 +1,74 @@
+"""Replay in real time, on a simulated clock: frames arrive by their stamps, steps take what they take, and late frames are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dff_ros.engine.key_worker import ThreadShares
+from dff_ros.engine.loading import LoadedModel
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.evaluation.arrivals import FOREVER, Arrival, Mailbox, SimulatedClock, SimulatedKeyWorker, arrival_times
+from dff_ros.evaluation.latencies import Latencies, timing_of
+from dff_ros.evaluation.observer import AnsweredFrame, Observer
+from dff_ros.evaluation.run import Replay, new_replay, warmed_up
+from dff_ros.evaluation.streaming import Live, Streaming
+from dff_ros.evaluation.truth import Truth
+from dff_ros.recording.frames import StampedFrame
+
+
+def real_time(
+    frames: Iterable[StampedFrame],
+    model: LoadedModel,
+    settings: EngineSettings,
+    truth: Truth,
+    *,
+    baseline: bool,
+    latencies: Latencies | None = None,
+    observers: Sequence[Observer] = (),
+) -> Replay:
+    """Let the frames arrive by their stamps; ``observers`` are told of each that is answered or dropped, in order.
+
+    Steps are computed when their time comes and take as long as they take here or, with ``latencies``, as those say; then two runs are the
+    same run. A key aside is ready when its time has passed; what runs beside it is slower only as measured with its share of the threads,
+    or as the latencies say. With ``baseline`` per-frame answers every frame, and those it would have time for are a run of its own.
+    """
+    clock, timing = SimulatedClock(), timing_of(latencies)
+    worker = SimulatedKeyWorker(model, clock, ThreadShares.of(settings), timing)
+    stream = FeatureFlowStream(model, settings, key_worker=worker, timing=timing)
+    every = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}), timing=timing_of(latencies))
+    replay = new_replay(model.card, settings, truth, baseline=baseline)
+
+    def step(arrival: Arrival, begins_ns: int) -> FrameResult:
+        clock.now_ns = begins_ns
+        return stream.step(arrival.item.frame, arrival.item.stamp)
+
+    def step_per_frame(arrival: Arrival, begins_ns: int) -> FrameResult:
+        assert arrival.per_frame is not None, "it answers every frame"
+        return arrival.per_frame
+
+    replay.live = live = Live(Mailbox(step), Streaming(model.card, settings))
+    replay.per_frame_live = Live(Mailbox(step_per_frame), Streaming(model.card, settings)) if baseline else None
+
+    def go_on(now_ns: int) -> None:
+        if replay.per_frame_live is not None:
+            replay.per_frame_live.until(now_ns)
+        answer = live.until(now_ns)
+        if answer is not None:
+            arrival = answer.arrival
+            answered = AnsweredFrame(arrival.item, answer.result, arrival.per_frame, arrival.truth, answer.latency_ms)
+            replay.frames += 1
+            for observer in (replay, *observers):
+                observer.add(answered)
+
+    for item, at_ns in arrival_times(warmed_up(frames, model, settings)):
+        go_on(at_ns)
+        arrival = Arrival(item, at_ns, truth.of(item), every.step(item.frame, item.stamp) if baseline else None)
+        if replay.per_frame_live is not None:
+            replay.per_frame_live.arrives(arrival)
+        dropped = live.arrives(arrival)
+        if dropped is not None:
+            for observer in (replay, *observers):
+                observer.dropped(dropped.item)
+    go_on(FOREVER)
+    return replay

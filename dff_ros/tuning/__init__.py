@@ -1,0 +1,1 @@
+"""What to run on a recording: candidates measured, simulated and compared, and one recommended. Without ROS."""

@@ -1,0 +1,135 @@
+"""A candidate run for real: frames arrive by the clock, the engine works with its own threads, and the reference says what was lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dff_ros.engine.loading import LoadedModel
+from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.evaluation.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.average_precision import DetectionScore
+from dff_ros.evaluation.metrics import SegmentationScore, mean_or_none
+from dff_ros.evaluation.truth import FrameTruth, Truth
+from dff_ros.recording.frames import StampedFrame
+from dff_ros.tuning.figures import Figures, figures
+from dff_ros.tuning.losses import Scores, losses
+
+HELD_BYTES = 300_000_000
+"""Decoded frames are held while they are played, so that decoding does not take the engine's time: at most so many bytes at once."""
+
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer, and how long after its frame's arrival it came."""
+
+    item: StampedFrame
+    result: FrameResult
+    latency_ms: float
+
+
+def clocked(model: LoadedModel, settings: EngineSettings, items: Sequence[StampedFrame]) -> list[Answered]:
+    """The answers to the frames after the first, arriving by their stamps; the first is a key frame that comes before the clock starts."""
+    stream = FeatureFlowStream(model, settings)
+    answers = []
+    try:
+        stream.step(items[0].frame, items[0].stamp)
+        arrivals = [(item.stamp - items[1].stamp) / 1e9 for item in items]
+        started, place = time.perf_counter(), 1
+        while place < len(items):
+            now = time.perf_counter() - started
+            if now < arrivals[place]:
+                time.sleep(arrivals[place] - now)
+                now = arrivals[place]
+            while place + 1 < len(items) and arrivals[place + 1] <= now:
+                place += 1
+            result = stream.step(items[place].frame, items[place].stamp)
+            answers.append(Answered(items[place], result, (time.perf_counter() - started - arrivals[place]) * 1e3))
+            place += 1
+    finally:
+        stream.close()
+    return answers
+
+
+def held(frames: Iterable[tuple[bool, StampedFrame]]) -> Iterator[list[StampedFrame]]:
+    """The frames of one segment after the other, cut where they would take too much memory; pieces of one frame have nothing to play."""
+    piece: list[StampedFrame] = []
+    for begins, item in frames:
+        full = sum(one.frame.nbytes for one in piece) + item.frame.nbytes > HELD_BYTES
+        parts = piece and (item.frame.shape != piece[-1].frame.shape or item.stamp <= piece[-1].stamp)
+        if begins or full or parts:
+            if len(piece) > 1:
+                yield piece
+            piece = []
+        piece.append(item)
+    if len(piece) > 1:
+        yield piece
+
+
+@dataclass
+class _Scoring:
+    """One way of running against the truth and against the reference."""
+
+    classes: tuple[tuple[str, ...], tuple[str, ...]]
+    score_threshold: float
+    against: AgainstPerFrame = field(init=False)
+    segmentation: SegmentationScore = field(init=False)
+    detection: DetectionScore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.against = AgainstPerFrame(*self.classes, score_threshold=self.score_threshold)
+        self.segmentation, self.detection = SegmentationScore(self.classes[0]), DetectionScore(self.classes[1])
+
+    def add(self, result: FrameResult, reference: FrameResult, truth: FrameTruth) -> None:
+        self.against.add(result, reference, age=0)
+        if truth.labels is not None and result.label_map is not None:
+            self.segmentation.add(0, truth.labels, result.label_map.labels)
+        if truth.boxes and result.detections is not None:
+            self.detection.add(0, truth.boxes, result.detections)
+
+    def scores(self) -> Scores:
+        return Scores(
+            agreement=self.against.agreement,
+            agreement_map50=self.against.detection.precision(average_ages=False).map50,
+            miou=mean_or_none(self.segmentation.iou(average_ages=False).values()) if self.segmentation else None,
+            map50=self.detection.precision(average_ages=False).map50 if self.detection else None,
+        )
+
+
+def verify(
+    frames: Iterable[tuple[bool, StampedFrame]],
+    model: LoadedModel,
+    settings: EngineSettings,
+    truth: Truth,
+    *,
+    reference: tuple[LoadedModel, EngineSettings],
+) -> Figures:
+    """Run ``model`` under ``settings`` by the clock; the figures are those of the simulation, but real.
+
+    ``reference`` is run per frame on the same frames, out of the clock. Raises ValueError where no two frames follow each other.
+    """
+    card = model.card
+    classes = (card.segmentation_classes, card.detection_classes)
+    run, per_frame = (_Scoring(classes, settings.score_threshold) for _ in range(2))
+    own = FeatureFlowStream(reference[0], reference[1].with_values({"schedule": "per-frame"}))
+    answers: list[tuple[bool, float]] = []
+    arrived = 0
+    for piece in held(frames):
+        if not answers:
+            clocked(model, settings, piece[: WARM_UP + 1])
+        arrived += len(piece) - 1
+        for each in clocked(model, settings, piece):
+            right = own.step(each.item.frame, each.item.stamp)
+            known = truth.of(each.item)
+            run.add(each.result, right, known)
+            per_frame.add(right, right, known)
+            answers.append((each.result.made_key, each.latency_ms))
+    if not answers:
+        raise ValueError("no two of the frames follow each other")
+    made_key, latency_ms = zip(*answers, strict=True)
+    scores = run.scores()
+    return figures(made_key, latency_ms, dropped=arrived - len(answers), losses=losses(scores, per_frame.scores()), scores=scores)
