@@ -2,8 +2,8 @@
 
     python benchmarks/budget.py --data $DATA [--model street]
 
-Everything runs through the engine, frame by frame as fast as it goes; stamps are those of the recordings. For the contention as many
-processes as there are cores compute beside it from the middle on, so run it on a machine that is otherwise quiet.
+And what deciding costs. Everything runs through the engine, frame by frame as fast as it goes; stamps are those of 15 Hz. For the
+contention as many processes as there are cores compute beside it from the middle on, so run it on a machine that is otherwise quiet.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import itertools
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accuracy_report import merge_into, table
 
+from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
@@ -31,6 +34,9 @@ MARKS = ("<!-- budget: begin (benchmarks/budget.py writes what follows) -->", "<
 
 WINDOW = 20
 """Key frames over which a rate is counted."""
+
+EVERY = 10
+"""Key frame interval at which the cost of deciding is told."""
 
 INTERVAL_NS = 66_666_667
 """All recordings are played at 15 Hz: one that jumps between rates would be a study of something else."""
@@ -108,6 +114,68 @@ def contention(model: LoadedModel, settings: EngineSettings, frames: Sequence[Fr
                 other.join()
 
 
+class Watched:
+    """A schedule that makes every ``EVERY``-th frame a key frame and otherwise does what the adaptive one does, by the clock."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self.decided: list[tuple[int, float]] = []
+        """Age of the key, and milliseconds beside the flow, of every decision."""
+
+    def is_key_frame(self, pair: FramePair) -> Decision:
+        _ = pair.fields
+        started = time.perf_counter()
+        decision = self._schedule.is_key_frame(pair)
+        self.decided.append((pair.age, 1e3 * (time.perf_counter() - started)))
+        return Decision(pair.age >= EVERY, "interval", decision.disagreement)
+
+    def reset(self) -> None:
+        self._schedule.reset()
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """Milliseconds, medians."""
+
+    propagated: float
+    """A propagated step without any decision."""
+    decide: float
+    """Deciding, beside the flow."""
+    fresh: float
+    """The same on the first frame after a key frame, which measures that one's doubt."""
+    look_back: float
+    """Looking back at a new key frame."""
+
+    @property
+    def share(self) -> float:
+        """Of a propagated step, everything that deciding adds with every EVERY-th frame a key frame."""
+        return (self.decide + (self.fresh - self.decide + self.look_back) / EVERY) / self.propagated
+
+
+def deciding(model: LoadedModel, base: EngineSettings, frames: Sequence[Frame]) -> Deciding:
+    """What an adaptive schedule costs on top of a fixed one."""
+    fixed = FeatureFlowStream(model, base.with_values({"schedule": f"fixed:{EVERY}"}))
+    steps = [fixed.step(frame, 0) for frame in frames]
+    stream = FeatureFlowStream(model, base.with_values({"schedule": "adaptive", "adaptive_price": 100.0, "adaptive_max_age": 1000}))
+    watched = Watched(stream._schedule)
+    stream._schedule = watched
+    renewed, looked_back = stream._renewed, []
+
+    def timed(*arguments: Any) -> Renewal | None:
+        started = time.perf_counter()
+        answer = renewed(*arguments)
+        looked_back.append(1e3 * (time.perf_counter() - started))
+        return answer
+
+    stream._renewed = timed  # type: ignore[method-assign]
+    for frame in frames:
+        stream.step(frame, 0)
+    warm = len(frames) // 10
+    later, fresh = ([spent for age, spent in watched.decided[warm:] if (age == 1) == first] for first in (False, True))
+    propagated = [step.step_ms for step in steps[warm:] if not step.is_key]
+    return Deciding(*(float(np.median(each)) for each in (propagated, later, fresh, looked_back)))
+
+
 def per_cent(rate: float) -> str:
     return f"{rate:.1%}"
 
@@ -132,6 +200,7 @@ def report(model: LoadedModel, base: EngineSettings, calm: Sequence[Frame], live
         [title, per_cent(played.rate(early, middle)), per_cent(played.rate(middle + early)), told(played.settled(middle, wanted))]
         for title, played, wanted in (("set-point 10 %, then 20 %", step, 0.2), ("10 %, cars, then another camera's people", scene, 0.1))
     ]
+    cost = deciding(model, base, list(back_and_forth(calm, 300)))
     slowed = np.mean(burdened.step_ms[middle + early :]) / np.mean(burdened.step_ms[early:middle])
     return [
         *table(["key rate", "before", "after", f"within 10 % over any {WINDOW} keys"], lines),
@@ -144,6 +213,10 @@ def report(model: LoadedModel, base: EngineSettings, calm: Sequence[Frame], live
                 ["mean step", f"{np.mean(burdened.step_ms[early:middle]):.1f} ms", f"{slowed:.2f} times as long"],
             ],
         ),
+        "",
+        (f"Deciding takes {cost.decide:.2f} ms beside the flow ({cost.fresh:.2f} on the first frame after a key), looking back at a key "
+        f"frame {cost.look_back:.2f} ms; together, with every {EVERY}th frame a key frame, {cost.share:.1%} of a propagated frame "
+        f"({cost.propagated:.1f} ms)."),
     ]
 
 

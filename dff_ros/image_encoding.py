@@ -19,6 +19,9 @@ Frame = NDArray[np.uint8]
 Rows = NDArray[np.uint8]
 """Data of one image as (rows, step) bytes, padding included."""
 
+JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
+"""Format of a CompressedImage with a colour JPEG, as image_transport's own plugin spells it."""
+
 
 class EncodingError(ValueError):
     """An image that cannot be read; one line that says what was expected and what came."""

@@ -24,7 +24,7 @@ from dff_ros.core.bundle import Card, find_bundle, load_bundle, save_bundle
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields
 from dff_ros.core.results import Task
-from dff_ros.core.signals import FLOORS, SIGNALS, Estimator, mean_over_cells, measure_signals, surprise
+from dff_ros.core.signals import FLOORS, SIGNALS, Estimator, doubt, mean_over_cells, measure_signals, surprise
 from dff_ros.engine.preprocess import fit as fitted
 from dff_ros.engine.preprocess import to_image
 from dff_ros.recording.frames import select
@@ -127,7 +127,7 @@ def observe(model: DeepFeatureFlow, clip: Clip, *, pixels: int, device: torch.de
     """Carry every frame's feature to the frames after it; note signals and disagreement. Raises ValueError for a clip too short."""
     head = model.head(Task.SEGMENTATION)
     told, differs, surprises = [], [], []
-    seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=max(AGES))
+    seen: deque[tuple[Tensor, Tensor, Tensor, Tensor]] = deque(maxlen=max(AGES))
     ways: FlowFields | None = None
     for index, frame in enumerate(tqdm(clip.frames, desc=clip.name, unit="frame")):
         if clip.firsts[index] == index:
@@ -142,14 +142,14 @@ def observe(model: DeepFeatureFlow, clip: Clip, *, pixels: int, device: torch.de
         for age in AGES:
             if age > len(seen):
                 break
-            key_image, key_feature, key_cells = seen[-age]
+            key_image, key_feature, key_cells, key_doubt = seen[-age]
             fields = way_back(model, image, key_image) if ways is None else _row(ways, -age)
-            signals = measure_signals(cells, key_cells, fields.flow.to(device), age=age)
+            signals = measure_signals(cells, key_cells, key_doubt, fields.flow.to(device), age=age)
             answer = carried(model, key_feature, image, key_image, torch.tensor([float(age)], device=device), fields)
             told.append([float(value) for value in astuple(signals)])
             differs.append(float((head.decode(head(answer), geometry).labels != own).mean()))
             surprises.append(surprise(head, model.carried_map(key_feature), fields, feature))
-        seen.append((image, feature, cells))
+        seen.append((image, feature, cells, doubt(head, feature)))
     if not told:
         raise ValueError(f"{clip.name} should hold consecutive frames")
     floors = np.array([FLOORS[name] for name in USED])

@@ -17,7 +17,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode
 from rosbags.rosbag2.storage_mcap import McapReader
 from test_bags import STORAGES, Storage, picture, stamp
 
-from dff_ros.recording.bags import BagRecording, BagWriter, open_bag
+from dff_ros.recording.bag_recording import BagRecording
+from dff_ros.recording.bags import BagWriter, open_bag
 from dff_ros.recording.frames import RecordingError, select
 from dff_ros.recording.mcap_scan import McapScan
 
@@ -238,7 +239,7 @@ def test_a_part_that_is_missing_or_unreadable_is_named(tmp_path: Path, storage: 
     (bag / f"split_1{suffix}").write_bytes(b"nothing of use")
     recording = open_bag(bag)
     assert read_and_checked(recording) == [0, 1, 4, 5]
-    assert str(recording.lost) == f"split_1{suffix} cannot be read: an unknown number of messages, 14 bytes cannot be read"
+    assert str(recording.lost) == f"split_1{suffix} cannot be read: an unknown number of messages, at least 14 bytes cannot be read"
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_schedule import AS_IT_IS
 
+from dff_ros.core.signals import SIGNALS
 from dff_ros.engine.adaptive import AdaptiveSchedule
 from dff_ros.engine.frame_pair import Schedule
 from dff_ros.engine.loading import LoadedModel, load_model
@@ -31,7 +32,7 @@ def made_up(frames: int, seed: int, *, speeds: tuple[float, ...] = (0.002, 0.02)
     losses = np.full((frames, OLDEST + 1), np.nan, np.float32)
     for age in range(min(OLDEST + 1, frames)):
         losses[age:, age] = past[age:frames] - past[: frames - age]
-    signals = np.zeros((frames, OLDEST + 1, 5), np.float32)
+    signals = np.zeros((frames, OLDEST + 1, len(SIGNALS)), np.float32)
     signals[:, :, 0], signals[:, :, 1] = np.arange(OLDEST + 1), losses
     stamps = 1_000_000_000 + 66_000_000 * np.arange(frames)
     return AgreementTable(losses, signals, losses.copy(), stamps, np.zeros(1, np.int64))

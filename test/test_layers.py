@@ -20,11 +20,12 @@ LAYERS: dict[str, set[str]] = {
     "dff_ros/__init__.py": set(),
     "dff_ros/image_encoding.py": {"numpy", "cv2"},
     "dff_ros/overlay.py": {"numpy", "cv2"},
+    "dff_ros/message_fields.py": {"dff_ros.core.results", "dff_ros.engine.stream", "numpy"},
     "dff_ros/core": {"torch", "numpy", "safetensors", "yaml", "cv2", "triton", "onnxruntime"},
     "dff_ros/engine": {"dff_ros.core", "torch", "numpy", "cv2"},
     "dff_ros/recording": {"dff_ros.image_encoding", "numpy", "cv2", "yaml", "rosbags", "lz4", "backports", "zstandard"},
     "dff_ros/evaluation": {
-        *("dff_ros.engine", "dff_ros.core", "dff_ros.recording", "dff_ros.overlay"),
+        *("dff_ros.engine", "dff_ros.core", "dff_ros.recording", "dff_ros.overlay", "dff_ros.message_fields", "dff_ros.image_encoding"),
         "dff_ros.report",
         *("torch", "numpy", "cv2", "yaml", "pycocotools", "tqdm", "plotly", "jinja2"),
     },
@@ -35,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "dff_ros/report": {"dff_ros.overlay", "numpy", "cv2", "plotly", "jinja2", "markupsafe"},
     "dff_ros/node": {
         *("dff_ros.engine", "dff_ros.core.results", "dff_ros.core.bundle", "dff_ros.recording"),
-        *("dff_ros.image_encoding", "dff_ros.overlay", "numpy", "rclpy", "cv_bridge", "tqdm", *MESSAGES),
+        *("dff_ros.image_encoding", "dff_ros.overlay", "dff_ros.message_fields", "numpy", "rclpy", "cv_bridge", "tqdm", *MESSAGES),
     },
     "dff_train": {
         *("dff_ros.core", "dff_ros.engine.preprocess", "dff_ros.recording"),

@@ -13,9 +13,9 @@ from std_msgs.msg import Header
 from dff_ros.core.results import Detections
 from dff_ros.engine.stream import FrameResult
 from dff_ros.image_encoding import decode_compressed, encode_jpeg
+from dff_ros.message_fields import boxes_of
 from dff_ros.node.messages import (
     ImageMessage,
-    boxes_of,
     compressed_message,
     detections_message,
     frame_info_message,

@@ -11,7 +11,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from dff_ros.core.results import ALL_TASKS, Task
-from dff_ros.node.outputs import Outputs, caption
+from dff_ros.message_fields import caption
+from dff_ros.node.outputs import Outputs
 
 __all__ = ["peer"]
 

@@ -48,7 +48,7 @@ def pair(
 
 
 def signals(age: int, loss: float) -> Signals:
-    return Signals(age, loss, 0.0, 0.0, 0.0)
+    return Signals(age, loss, 0.0, 0.0, 0.0, 0.0)
 
 
 def adaptive(price: float, *, min_age: int = 1, max_age: int = 100, estimator: Estimator = AS_IT_IS) -> AdaptiveSchedule:
@@ -256,7 +256,7 @@ def test_another_signal_takes_over_the_scene_but_not_the_correction_of_the_old_o
 
 
 def test_the_signal_is_the_bundles_own_where_it_has_one() -> None:
-    own = Estimator({"roughness": 1.0}, bias=-1.0)
+    own = Estimator({"own_motion": 1.0}, bias=-1.0)
     named = {text: parse_schedule(f"adaptive{text}", SETTINGS, estimator=own) for text in ("", ":signal=residual", ":signal=motion")}
     reasons = [schedule.reason for schedule in named.values() if isinstance(schedule, AdaptiveSchedule)]
     assert reasons == ["disagreement", "residual", "motion"]

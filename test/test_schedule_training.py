@@ -39,7 +39,7 @@ def made_up(seed: int, *, level: float, weights: np.ndarray, noise: float = 0.05
 
 
 def test_the_weights_of_a_known_law_are_found_whatever_the_recordings_levels() -> None:
-    weights = np.array([0.3, 0.5, 0.0, -0.2, 0.1])
+    weights = np.array([0.3, 0.5, 0.0, -0.2, 0.1, 0.2])
     recordings = [made_up(seed, level=level, weights=weights) for seed, level in enumerate((-3.0, -1.0, 1.0))]
     estimator = fit(recordings)
     assert [estimator.weights[name] for name in SIGNALS] == pytest.approx(weights.tolist(), abs=0.02)
@@ -79,7 +79,7 @@ def test_a_bundle_gets_its_estimator_and_keeps_all_else(tiny_bundle: Path, drive
     (old_card, old), (card, new) = load_bundle(str(tiny_bundle)), load_bundle(str(made))
     assert old_card.estimator is None
     assert card.estimator is not None and set(card.estimator.weights) == set(SIGNALS)
-    assert 0 < card.estimator(Signals(3, 0.02, 0.05, 0.1, 0.2)) <= 1
+    assert 0 < card.estimator(Signals(3, 0.02, 0.05, 0.2, 0.01, 0.05)) <= 1
     assert "dff_train schedule" in card.disagreement["made_by"] and "explained" in card.disagreement
     assert card.architecture == old_card.architecture
     for name, weight in old.state_dict().items():

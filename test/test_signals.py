@@ -11,7 +11,7 @@ from torch import Tensor
 from dff_ros.core.half_cells import HalfCells
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.segmentation import SegmentationHead
-from dff_ros.core.signals import SIGNALS, Estimator, Signals, estimator_from, mean_over_cells, measure_signals, surprise
+from dff_ros.core.signals import SIGNALS, Estimator, Signals, doubt, estimator_from, mean_over_cells, measure_signals, surprise
 
 
 def test_cells_are_means() -> None:
@@ -23,9 +23,9 @@ def test_cells_are_means() -> None:
 
 def test_nothing_moved_and_nothing_changed() -> None:
     cells = torch.rand(1, 3, 5, 7)
-    measured = measure_signals(cells, cells, torch.zeros(1, 2, 5, 7), age=3)
-    assert (measured.age, measured.roughness, measured.own_motion, measured.out_of_view) == (3, 0.0, 0.0, 0.0)
-    assert measured.residual == pytest.approx(0.0, abs=1e-6)
+    measured = measure_signals(cells, cells, torch.rand(1, 1, 5, 7), torch.zeros(1, 2, 5, 7), age=3)
+    assert (measured.age, measured.doubtful_roughness, measured.own_motion, measured.out_of_view) == (3, 0.0, 0.0, 0.0)
+    assert measured.residual == pytest.approx(0.0, abs=1e-6) and measured.doubtful_residual == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_turn_of_the_camera_leaves_no_residual_but_a_border_out_of_view() -> None:
@@ -33,10 +33,10 @@ def test_a_turn_of_the_camera_leaves_no_residual_but_a_border_out_of_view() -> N
     current = torch.cat([key[..., 2:], torch.rand(1, 3, 6, 2)], dim=3)
     flow = torch.zeros(1, 2, 6, 10)
     flow[:, 0] = 2.0  # what is seen now stood two cells further right in the key frame
-    measured = measure_signals(current, key, flow, age=1)
+    measured = measure_signals(current, key, torch.ones(1, 1, 6, 10), flow, age=1)
     assert measured.residual == pytest.approx(0.0, abs=1e-6)
     assert measured.out_of_view == pytest.approx(0.2)
-    assert (measured.own_motion, measured.roughness) == (0.0, 0.0)
+    assert (measured.own_motion, measured.doubtful_roughness) == (0.0, 0.0)
 
 
 def test_residual_and_motion_of_a_part() -> None:
@@ -44,15 +44,31 @@ def test_residual_and_motion_of_a_part() -> None:
     current[:, :, 1, 1] = 0.5
     flow = torch.zeros(1, 2, 4, 5)
     flow[:, 1, 3, :] = -1.0
-    measured = measure_signals(current, key, flow, age=2)
+    unsure = torch.zeros(1, 1, 4, 5)
+    unsure[0, 0, 1, 1], unsure[0, 0, 2] = 0.25, 0.4
+    measured = measure_signals(current, key, unsure, flow, age=2)
     assert measured.residual == pytest.approx(0.5 / 20)
+    assert measured.doubtful_residual == pytest.approx(0.25 * 0.5 / 20)
     assert measured.own_motion == pytest.approx(5 / 20)
-    assert measured.roughness == pytest.approx(5 / 20)  # five borders of one cell each
+    assert measured.doubtful_roughness == pytest.approx(0.4 * 5 / 20)  # five borders of one cell each, below the third row
+    assert measure_signals(current, key, torch.ones(1, 1, 4, 5), flow, age=2).doubtful_roughness == pytest.approx(5 / 20)
+
+
+@pytest.mark.parametrize("subcells", [1, 2])
+def test_doubt_is_what_the_likeliest_class_lacks_of_a_clear_lead(subcells: int) -> None:
+    torch.manual_seed(1)
+    head, feature = SegmentationHead(6, classes=4, subcells=subcells), 30 * torch.randn(1, 6, 3, 5)
+    best = head(feature).detach().softmax(dim=1)[0].topk(2, dim=0).values
+    lead = best[0] - best[1]
+    expected = [[1 - lead[y * subcells :, x * subcells :][:subcells, :subcells].mean() for x in range(5)] for y in range(3)]
+    found = doubt(head, feature).detach()
+    torch.testing.assert_close(found[0, 0], torch.tensor(expected))
+    assert 0.05 < float(found.mean()) < 0.9
 
 
 def test_the_estimator_is_a_product_of_powers() -> None:
     estimator = Estimator({"residual": 0.5, "age": 1.0}, bias=-2.0)
-    signals = Signals(3, 0.04, 0.0, 0.0, 0.0)
+    signals = Signals(3, 0.04, 0.0, 0.0, 0.0, 0.0)
     assert estimator(signals) == pytest.approx(math.exp(-2.0) * math.sqrt(0.0401) * 3)
     assert Estimator({"age": 5.0}, bias=0.0)(signals) == 1.0  # a share
     assert estimator_from({"weights": {"residual": 0.5, "age": 1}, "bias": -2}) == estimator

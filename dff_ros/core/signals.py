@@ -1,19 +1,20 @@
 """What can be told of a propagated frame before it is answered, and how far its answer is likely to be off.
 
-Not in the paper. Signals come from what propagation computes anyway: the flow back to the key frame, and both images averaged
-over feature cells. An estimator, fitted without labels, turns them into the share of pixels whose class per-frame would give
-differently.
+Not in the paper. Signals come from what propagation computes anyway: the flow back to the key frame, both images averaged
+over feature cells, and the key frame's own class scores. An estimator, fitted without labels, turns them into the share of pixels
+whose class per-frame would give differently.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dff_ros.core.propagate import FlowFields, cell_grid, propagate, sample, warp
@@ -41,33 +42,54 @@ class Signals:
     """|current - warped key frame|, the mean over cells and colours, in 0..1; cells out of the key frame's view count as 0."""
     out_of_view: float
     """Share of the frame that the key frame does not show."""
-    roughness: float
-    """Mean change of the flow from a cell to those right of it and below, |dx| + |dy| in cells: large where things move on their own."""
     own_motion: float
     """Mean length of the flow less its median (the camera's turn), in cells."""
+    doubtful_residual: float
+    """The residual, each cell by the key frame's doubt there (see :func:`doubt`): what changed where classes are easily lost."""
+    doubtful_roughness: float
+    """Mean change of the flow from a cell to those right of it and below, |dx| + |dy| in cells, by the doubt: large where things move on
+    their own and classes meet."""
 
 
-SIGNALS = ("age", "residual", "out_of_view", "roughness", "own_motion")
+SIGNALS = tuple(item.name for item in fields(Signals))
 
-FLOORS = {"age": 0.0, "residual": 1e-4, "out_of_view": 0.01, "roughness": 1e-3, "own_motion": 1e-2}
+FLOORS = {
+    "age": 0.0,
+    "residual": 1e-4,
+    "out_of_view": 0.01,
+    "own_motion": 1e-2,
+    "doubtful_residual": 1e-6,
+    "doubtful_roughness": 1e-5,
+}
 """Added before the logarithm is taken: below these a signal says nothing more."""
 
 
-def measure_signals(current_cells: Tensor, key_cells: Tensor, flow: Tensor, *, age: int) -> Signals:
+def doubt(head: SegmentationHead, feature: Tensor) -> Tensor:
+    """How unsure the classes of a ``feature`` (1, C, h, w) are, (1, 1, h, w): 1 - the lead of the likeliest, as a share, over the next.
+
+    The mean over each cell.
+    """
+    scores = head(feature)
+    best, next_best = scores.softmax(dim=1).topk(2, dim=1).values.split(1, dim=1)
+    return F.avg_pool2d(1.0 - (best - next_best), scores.shape[2] // feature.shape[2])
+
+
+def measure_signals(current_cells: Tensor, key_cells: Tensor, key_doubt: Tensor, flow: Tensor, *, age: int) -> Signals:
     """The signals of one frame: both images' means over cells (1, 3, h, w) and the flow (1, 2, h, w) in cells back to the key frame.
 
+    ``key_doubt`` (1, 1, h, w) is :func:`doubt` of the key frame; ones where there are no classes.
     After the warp it is arithmetic on a few thousand numbers, for which numpy takes half of torch's time.
     """
     flow = flow.float()
-    warped = warp(torch.cat([key_cells, torch.ones_like(key_cells[:, :1])], dim=1), flow)
+    warped = warp(torch.cat([key_cells, torch.ones_like(key_doubt), key_doubt], dim=1), flow)
     both = torch.cat([warped, current_cells, flow], dim=1)[0].cpu().numpy()  # one wait for a GPU
-    carried, view, current, way = both[:3], both[3], both[4:7], both[7:]
-    residual = (np.abs(current - carried) * view).mean()
-    cells = view.size
+    carried, view, unsure, current, way = both[:3], both[3], both[4], both[5:8], both[8:]
+    changed = np.abs(current - carried).mean(axis=0) * view
     turn = flow[0].flatten(1).median(dim=1).values.tolist()
     own = np.sqrt((way[0] - turn[0]) ** 2 + (way[1] - turn[1]) ** 2).mean()
-    roughness = (np.abs(way[:, :, 1:] - way[:, :, :-1]).sum() + np.abs(way[:, 1:] - way[:, :-1]).sum()) / cells
-    return Signals(age, float(residual), 1.0 - float(view.mean()), float(roughness), float(own))
+    across, down = (np.abs(np.diff(way, axis=axis)).sum(axis=0) for axis in (2, 1))
+    rough = ((across * unsure[:, :-1]).sum() + (down * unsure[:-1]).sum()) / view.size
+    return Signals(age, float(changed.mean()), 1.0 - float(view.mean()), float(own), float((changed * unsure).mean()), float(rough))
 
 
 @dataclass(frozen=True)

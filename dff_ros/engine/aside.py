@@ -60,7 +60,7 @@ class KeyFrameAside:
             return None
         self._order = None
         ready = self._worker.take()
-        key = KeyFrame(ready.feature, order.prepared, order.geometry, order.stamp, ready.took_ms, ready.carried)
+        key = KeyFrame(self._model.networks, ready.feature, order.prepared, order.geometry, order.stamp, ready.took_ms, ready.carried)
         return Track(key, order.way)
 
     def cancel(self) -> None:

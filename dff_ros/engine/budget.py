@@ -64,7 +64,7 @@ class Budget:
     change of price asks for.
     """
 
-    INTEGRAL = 0.2
+    INTEGRAL = 0.5
     """Change of the price's logarithm for each key frame in excess."""
     PROPORTIONAL = 0.3
     """Change for twice the set-point, smoothed over ``SMOOTHED_KEYS`` key frames."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from dff_ros.core.bundle import Card
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
-from dff_ros.core.signals import Signals, measure_signals, surprise
+from dff_ros.core.signals import surprise
 from dff_ros.engine.aside import KeyFrameAside
 from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
@@ -225,7 +225,8 @@ class FeatureFlowStream:
         times = current.times
         with times.measure("feature", self._model.device):
             feature = self._model.extract(current.prepared.image)
-        key = KeyFrame(feature, current.prepared, current.geometry, current.stamp, self._timing.key_feature(times.parts["feature"]))
+        feature_ms = self._timing.key_feature(times.parts["feature"])
+        key = KeyFrame(self._model.networks, feature, current.prepared, current.geometry, current.stamp, feature_ms)
         if pair is not None and self._track is not None:
             self._asked = None  # after a cut the old key's scene is gone: what it lost tells nothing of this one
             self._renewal = None if decision.hard else self._renewed(self._track.key, key, pair)
@@ -267,16 +268,12 @@ class FeatureFlowStream:
                 return track.way.fields_of(step)
 
         age, stamp = track.age + 1, current.stamp
-
-        def compute_signals(fields: FlowFields) -> Signals:
-            return measure_signals(current.prepared.cells, key.prepared.cells, fields.flow, age=age)
-
         return FramePair(
             age=age,
             age_ns=stamp - key.stamp if stamp and key.stamp else None,
             pixels_per_cell=stride / key.geometry.scale_x,
             compute_fields=compute_fields,
-            compute_signals=compute_signals,
+            compute_signals=lambda fields: key.signals(current.prepared, fields, age),
             renewal=self._renewal,
             interval_ns=stamp - self._last_stamp if stamp and self._last_stamp else None,
             spent_ms=self._spent_ms,

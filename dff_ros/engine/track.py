@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.propagate import FlowFields, chain
 from dff_ros.core.refine_network import RefineInput
-from dff_ros.core.results import ImageGeometry
-from dff_ros.core.signals import mean_over_cells
+from dff_ros.core.results import ImageGeometry, Task
+from dff_ros.core.signals import Signals, doubt, mean_over_cells, measure_signals
 from dff_ros.engine.loading import LoadedModel
 
 
@@ -28,11 +29,6 @@ class PreparedFrame:
         """For the flow network."""
         prepared: Tensor = self._networks.flow_network.prepare(self.image)
         return prepared
-
-    def carried_map(self, feature: Tensor) -> Tensor:
-        """What is warped of the frame's ``feature``, float32 as that is."""
-        carried: Tensor = self._networks.carried_map(feature)
-        return carried
 
     @cached_property
     def cells(self) -> Tensor:
@@ -52,6 +48,7 @@ class PreparedFrame:
 class KeyFrame:
     """What is kept of a key frame: its feature and what the other networks read of its image."""
 
+    networks: DeepFeatureFlow
     feature: Tensor
     prepared: PreparedFrame
     geometry: ImageGeometry
@@ -64,7 +61,19 @@ class KeyFrame:
     @cached_property
     def carried(self) -> Tensor:
         """What is warped of it, made when first asked for: per-frame never asks."""
-        return self.prepared.carried_map(self.feature) if self.made is None else self.made
+        carried: Tensor = self.networks.carried_map(self.feature) if self.made is None else self.made
+        return carried
+
+    @cached_property
+    def doubt(self) -> Tensor:
+        """How unsure its classes are, (1, 1, h, w) in 0..1; 1 everywhere where there are none. For schedules that ask."""
+        if Task.SEGMENTATION not in self.networks.tasks:
+            return torch.ones_like(self.prepared.cells[:, :1])
+        return doubt(self.networks.head(Task.SEGMENTATION), self.feature)
+
+    def signals(self, frame: PreparedFrame, fields: FlowFields, age: int) -> Signals:
+        """What a schedule sees of ``frame``, ``age`` frames later, to which ``fields`` lead back."""
+        return measure_signals(frame.cells, self.prepared.cells, self.doubt, fields.flow, age=age)
 
 
 class Step:

@@ -57,6 +57,14 @@ class AgreementTable:
         known = {name: value for name, value in vars(self).items() if value is not None}
         np.savez_compressed(path, **known)
 
+    def up_to(self, oldest: int) -> AgreementTable:
+        """The same with keys of no greater age."""
+        ages = slice(oldest + 1)
+        confusions = None if self.confusions is None else self.confusions[:, ages]
+        return AgreementTable(
+            self.losses[:, ages], self.signals[:, ages], self.surprises[:, ages], self.stamps, self.firsts, confusions=confusions
+        )
+
     def part(self, number: int) -> AgreementTable:
         """One of the recordings."""
         first, after = [*self.firsts, len(self)][number : number + 2]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dff_ros.core.propagate import propagate
 from dff_ros.core.results import ImageGeometry, Task
-from dff_ros.core.signals import Signals, measure_signals, surprise
+from dff_ros.core.signals import Signals, surprise
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import fit, to_image
 from dff_ros.engine.settings import EngineSettings
@@ -68,12 +68,12 @@ class EveryAge:
         for age, track in enumerate(self._tracks, start=1):
             fields = track.way.fields_of(step)
             carried = propagate(track.key.carried, fields)
-            signals = measure_signals(prepared.cells, track.key.prepared.cells, fields.flow, age=age)
+            signals = track.key.signals(prepared, fields, age)
             if model.refines(self._settings):
                 carried = model.refine(prepared.refine, track.key.prepared.refine, carried, fields, age)
             segments = Task.SEGMENTATION in networks.tasks
             seen = surprise(networks.head(Task.SEGMENTATION), track.key.carried, fields, feature) if segments else math.nan
             yield Aged(carried, geometry, Told(signals, seen))
             track.way.advance(step, fields)
-        newest = Track(KeyFrame(feature, prepared, geometry, item.stamp, 0.0), Way(model, prepared))
+        newest = Track(KeyFrame(networks, feature, prepared, geometry, item.stamp, 0.0), Way(model, prepared))
         self._tracks = [newest, *self._tracks][: self._oldest]

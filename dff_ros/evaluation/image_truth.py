@@ -85,29 +85,38 @@ def read_class_ids(path: Path, frame: StampedFrame) -> NDArray[np.uint8]:
     return image.astype(np.uint8, copy=False)
 
 
-class LabelImages:
-    """Segmentation truth: one image of class ids for each labelled frame."""
+class ClassIds:
+    """From ids in label images to those of the model."""
 
-    def __init__(self, folder: Path, class_names: Sequence[str], ignored: Sequence[int]) -> None:
+    def __init__(self, class_names: Sequence[str], ignored: Sequence[int]) -> None:
         """``ignored`` lists the ids that are not scored; 255 never is."""
-        self._images = matched_images(folder)
         self._classes = len(class_names)
         self._ids = np.arange(256, dtype=np.uint8)
         self._ids[[*ignored, UNLABELLED]] = UNLABELLED
         self._unknown = np.arange(256) >= self._classes
         self._unknown[[*ignored, UNLABELLED]] = False
 
-    def labels_of(self, frame: StampedFrame) -> NDArray[np.uint8] | None:
-        """(H, W) uint8 class ids, 255 where not scored; None for a frame without a label image."""
-        path = self._images.find(frame)
-        if path is None:
-            return None
-        raw = read_class_ids(path, frame)
+    def of_the_model(self, raw: NDArray[np.uint8], source: str) -> NDArray[np.uint8]:
+        """(H, W) uint8 class ids, 255 where not scored; raises TruthError, naming ``source``, for an id that is no class."""
         present = cv2.calcHist([raw], [0], None, [256], (0.0, 256.0)).reshape(-1) > 0
         if (present & self._unknown).any():
             wrong = ", ".join(map(str, np.flatnonzero(present & self._unknown)[:5]))
-            raise TruthError(f"{path} has label {wrong}; the model's classes are 0..{self._classes - 1} (see --ignore)")
+            raise TruthError(f"{source} has label {wrong}; the model's classes are 0..{self._classes - 1} (see --ignore)")
         return cv2.LUT(raw, self._ids).astype(np.uint8, copy=False)
+
+
+class LabelImages:
+    """Segmentation truth: one image of class ids for each labelled frame."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str], ignored: Sequence[int]) -> None:
+        """``ignored`` lists the ids that are not scored; 255 never is."""
+        self._images = matched_images(folder)
+        self._ids = ClassIds(class_names, ignored)
+
+    def labels_of(self, frame: StampedFrame) -> NDArray[np.uint8] | None:
+        """(H, W) uint8 class ids, 255 where not scored; None for a frame without a label image."""
+        path = self._images.find(frame)
+        return None if path is None else self._ids.of_the_model(read_class_ids(path, frame), str(path))
 
 
 class MaskBoxes:

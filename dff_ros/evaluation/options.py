@@ -39,13 +39,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with code 2 and one line where it is wrong."""
     parser = Parser(prog="dff_replay", description="Run the engine over a recording, without ROS, and score it.", allow_abbrev=False)
     add_input(parser)
+    parser.add_argument("--list-topics", action="store_true", help="list the topics of --bag with images or detections, and end")
     _add_engine(parser)
     add_truth(parser)
     _add_mode(parser)
     measure = parser.add_argument_group("what is measured and written")
     measure.add_argument("--baseline", action="store_true", help="run per-frame on the same frames, interleaved, and compare")
-    measure.add_argument("--json", type=Path, required=True, metavar="OUT.json", help="the figures")
+    measure.add_argument("--json", type=Path, metavar="OUT.json", help="the figures; must be given")
     measure.add_argument("--video-out", type=Path, metavar="OUT.mp4", help="the frames with boxes, mask and key age drawn in")
+    bag_out = "a new bag with what the node would publish: detections, segmentation, frame_info, overlay (JPEG) and label_info"
+    measure.add_argument("--bag-out", type=Path, metavar="DIR", help=bag_out)
     trace = "one JSON object a line for each frame: kind, reason, age, motion, times, agreement"
     measure.add_argument("--trace", type=Path, metavar="OUT.jsonl", help=trace)
     page = "a page that holds figures, plots and the worst frames, to open in a browser; needs no network"
@@ -53,6 +56,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.arguments = arguments
     check_input(parser, options)
+    if options.list_topics and options.bag is None:
+        parser.error("--list-topics belongs to --bag")
+    if options.json is None and not options.list_topics:
+        parser.error("the following arguments are required: --json")
     _check_mode(parser, options)
     return options
 
@@ -70,7 +77,7 @@ def _check_mode(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if options.keys_from is not None and (options.schedule or options.key_delay or options.key_frames or options.every_offset):
         others = "--schedule, --key-delay, --key-frames and --every-offset"
         parser.error(f"--keys-from brings the key frames: {others} choose them otherwise")
-    for name in ("video_out", "trace"):
+    for name in ("video_out", "trace", "bag_out"):
         if options.every_offset and getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} shows one run, --every-offset makes many")
     if options.every_offset and options.latencies:
@@ -95,8 +102,11 @@ def check_input(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--seed belongs to --drive")
     if options.drive is not None and (options.labels or options.boxes or options.box_masks or options.coco):
         parser.error("--drive brings its own truth")
-    if options.topic is not None and options.bag is None:
-        parser.error("--topic belongs to --bag")
+    for name in ("topic", "label_topic", "detection_topic"):
+        if getattr(options, name) and options.bag is None:
+            parser.error(f"--{name.replace('_', '-')} belongs to --bag")
+    if options.labels is not None and options.label_topic:
+        parser.error("--labels and --label-topic are truth for the same pixels")
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
@@ -105,11 +115,12 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--frames", type=Path, metavar="DIR", help="folder of images, in the order of their names")
     source.add_argument("--video", type=Path, metavar="FILE")
-    source.add_argument("--bag", type=Path, metavar="DIR", help="rosbag2, sqlite3 or mcap")
+    source.add_argument("--bag", type=Path, metavar="DIR", help="rosbag2, sqlite3 or mcap; a folder or a file")
     source.add_argument("--drive", type=count, metavar="N", help="a generated drive of N frames, with exact truth of its own")
     group.add_argument("--seed", type=count, metavar="S", help="which drive; 0 where not given, those from 1000 on are for training")
     group.add_argument("--rate", type=positive, metavar="HZ", help="frames per second of --frames or --drive")
-    group.add_argument("--topic", metavar="T", help="image topic of --bag; found where there is only one")
+    topics = "image topic of --bag; found where there is only one. Several, or all, are several cameras, one after the other"
+    group.add_argument("--topic", action="append", metavar="T", help=topics)
     group.add_argument("--range", type=inclusive_range, metavar="A:B", help="source frames from A to B, both included")
 
 
@@ -154,6 +165,12 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--boxes", type=file_and_perhaps_class, action="append", default=[], metavar="FILE.csv[:CLASS]", help=table)
     coco = "boxes of several classes, by their names; images belong to frames by file_name"
     group.add_argument("--coco", type=Path, metavar="FILE.json", help=coco)
+    labels = "mono8 images of class ids in the bag, by their stamps; with several cameras one for each --topic, in order"
+    group.add_argument("--label-topic", action="append", default=[], metavar="T", help=labels)
+    detections = "Detection2DArray in the bag, classes by name or index; :CLASS,CLASS says of which classes it tells, else of all"
+    group.add_argument(
+        "--detection-topic", type=topic_and_classes, action="append", default=[], metavar="T[:CLASS,CLASS]", help=detections
+    )
     masks = "objects are the connected components of value 255"
     group.add_argument("--box-masks", type=file_and_class, action="append", default=[], metavar="DIR:CLASS", help=masks)
 
@@ -195,6 +212,15 @@ def parts(text: str) -> frozenset[str]:
     if not names <= known:
         raise argparse.ArgumentTypeError(f"parts are {', '.join(sorted(known))}, got {text!r}")
     return names
+
+
+def topic_and_classes(text: str) -> tuple[str, tuple[str, ...]]:
+    """``TOPIC`` or ``TOPIC:CLASS,CLASS``; no topic's name has a colon."""
+    topic, colon, names = text.partition(":")
+    classes = tuple(names.split(",")) if colon else ()
+    if not topic or not all(classes):
+        raise argparse.ArgumentTypeError(f"should be TOPIC or TOPIC:CLASS,CLASS, got {text!r}")
+    return topic, classes
 
 
 def file_and_class(text: str) -> tuple[Path, str]:

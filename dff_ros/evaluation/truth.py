@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,12 +69,21 @@ class Truth:
     """All ground truth of a run."""
 
     def __init__(
-        self, labels: LabelSource | None, boxes: Sequence[BoxSource], detection_classes: Sequence[str], notes: Sequence[str] = ()
+        self,
+        labels: LabelSource | None,
+        boxes: Sequence[BoxSource],
+        detection_classes: Sequence[str],
+        notes: Sequence[str] = (),
+        told: Callable[[], list[str]] = list,
     ) -> None:
-        """Raises TruthError where a box source's class is not among the model's ``detection_classes``, or given twice."""
+        """``told`` says what turned up while the truth was read.
+
+        Raises TruthError where a box source's class is not among the model's ``detection_classes``, or given twice.
+        """
         self.labels = labels
         self.notes = notes
         """What a person should know of how the truth was read."""
+        self.told = told
         self._boxes: dict[int, BoxSource] = {}
         for source in boxes:
             if source.class_name not in detection_classes:

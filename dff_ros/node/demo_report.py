@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from dff_ros.core.bundle import Card
 from dff_ros.core.results import UNLABELLED
+from dff_ros.message_fields import caption
 from dff_ros.node.listen import Heard, describe
-from dff_ros.node.outputs import caption
 from dff_ros.overlay import draw_overlay
 from dff_ros.recording.drive import CLASS_NAMES, GeneratedDrive
 from dff_ros.recording.frames import Frame, Recording

@@ -23,8 +23,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from dff_ros.core.results import ALL_TASKS, UNLABELLED, Task
+from dff_ros.message_fields import boxes_of
 from dff_ros.node.counters import percentiles
-from dff_ros.node.messages import boxes_of, stamp_of
+from dff_ros.node.messages import stamp_of
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, Header
 from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
-from dff_ros.core.results import UNLABELLED, Detections
+from dff_ros.core.results import Detections
 from dff_ros.engine.stream import FrameResult
-
-UNLABELLED_NAME = "UNLABELED"
-"""The name that vision_msgs gives to the largest class id."""
+from dff_ros.image_encoding import JPEG_FORMAT
+from dff_ros.message_fields import centre_and_size, frame_info_values, label_names
 
 
 def stamp_of(header: Header) -> int:
@@ -33,26 +32,14 @@ def detections_message(header: Header, detections: Detections, class_ids: Sequen
 
 
 def _detection(header: Header, box: Sequence[float], score: float, class_id: str) -> Detection2D:
-    left, top, right, bottom = box
     detection = Detection2D(header=header)
-    detection.bbox.center.position.x = (left + right) / 2
-    detection.bbox.center.position.y = (top + bottom) / 2
-    detection.bbox.size_x = right - left
-    detection.bbox.size_y = bottom - top
+    centre = detection.bbox.center.position
+    centre.x, centre.y, detection.bbox.size_x, detection.bbox.size_y = centre_and_size(box)
     result = ObjectHypothesisWithPose()
     result.hypothesis.class_id = class_id
     result.hypothesis.score = score
     detection.results.append(result)
     return detection
-
-
-def boxes_of(message: Detection2DArray) -> NDArray[np.float64]:
-    """The boxes of a message, (N, 4) as x1 y1 x2 y2."""
-    centred = [
-        (item.bbox.center.position.x, item.bbox.center.position.y, item.bbox.size_x, item.bbox.size_y) for item in message.detections
-    ]
-    boxes = np.array(centred, np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
 
 
 class ImageMessage:
@@ -77,40 +64,23 @@ class ImageMessage:
 
 
 def compressed_message(header: Header, jpeg: bytes) -> CompressedImage:
-    """A colour JPEG; the format is spelt as image_transport's own plugin does."""
-    message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+    """A colour JPEG."""
+    message = CompressedImage(header=header, format=JPEG_FORMAT)
     message.data = array("B", jpeg)
     return message
 
 
 def label_info_message(header: Header, names: Sequence[str], threshold: float) -> LabelInfo:
     """The classes of one task, with the id that vision_msgs reserves for pixels of none."""
-    classes = [VisionClass(class_id=index, class_name=name) for index, name in enumerate(names)]
-    classes.append(VisionClass(class_id=UNLABELLED, class_name=UNLABELLED_NAME))
+    classes = [VisionClass(class_id=index, class_name=name) for index, name in label_names(names)]
     return LabelInfo(header=header, class_map=classes, threshold=threshold)
 
 
 def frame_info_message(header: Header, name: str, result: FrameResult, times: Mapping[str, float]) -> DiagnosticArray:
-    """How one frame was answered: key or propagated, why made a key, how old its key is and what that took, and ``times`` in milliseconds.
-
-    What was not computed has an empty value.
-    """
-    values = {
-        "kind": result.kind,
-        "key_age_frames": str(result.key_age_frames),
-        "key_age_ms": f"{result.key_age_ms:.3f}",
-        "key_ms": f"{result.key_ms:.3f}",
-        "reason": result.reason,
-        "motion_px": _number(result.motion_px),
-        "disagreement": _number(result.disagreement),
-        **{key: f"{value:.3f}" for key, value in times.items()},
-    }
-    status = DiagnosticStatus(level=DiagnosticStatus.OK, name=name, message=result.kind, values=key_values(values))
+    """How one frame was answered, and ``times`` in milliseconds."""
+    values = key_values(frame_info_values(result, times))
+    status = DiagnosticStatus(level=DiagnosticStatus.OK, name=name, message=result.kind, values=values)
     return DiagnosticArray(header=header, status=[status])
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def key_values(values: Mapping[str, str]) -> list[KeyValue]:

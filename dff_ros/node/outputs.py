@@ -17,6 +17,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 from dff_ros.core.bundle import Card
 from dff_ros.core.results import Task
 from dff_ros.image_encoding import encode_jpeg
+from dff_ros.message_fields import caption
 from dff_ros.node.messages import (
     ImageMessage,
     compressed_message,
@@ -135,11 +136,6 @@ def overlay_picture(answer: Answer, card: Card, threshold: float) -> Any:
         palette=card.palette,
         caption=caption(result.kind, result.key_age_frames, result.key_age_ms),
     )
-
-
-def caption(kind: str, age_frames: int, age_ms: float) -> str:
-    """What stands in the corner of an overlay."""
-    return "key frame" if kind == "key" else f"propagated, age {age_frames} ({age_ms:.0f} ms)"
 
 
 def _heard(publisher: Publisher) -> bool:

@@ -23,7 +23,8 @@ Storage = Literal["sqlite3", "mcap"]
 class Lost:
     """What of a bag cannot be read.
 
-    ``messages`` are of all topics, ``seconds`` at its end; both None where nobody can tell. ``size`` is in bytes.
+    ``messages`` are of all topics, ``seconds`` at its end; both None where nobody can tell. ``size`` is in bytes. Where ``messages`` is
+    None, size and seconds are those of what was begun; whatever should have come after it is not known.
     """
 
     reasons: tuple[str, ...]
@@ -33,7 +34,8 @@ class Lost:
 
     def __str__(self) -> str:
         many = "an unknown number of messages" if self.messages is None else f"{self.messages} messages"
-        size = f", {self.size:,} bytes" if self.size else ""
+        least = "at least " if self.messages is None else ""
+        size = f", {least}{self.size:,} bytes" if self.size else ""
         end = f", {self.seconds:.3g} s at the end" if self.seconds else ""
         return f"{'; '.join(self.reasons)}: {many}{size}{end} cannot be read"
 

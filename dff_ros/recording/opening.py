@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dff_ros.recording.bags import BagRecording, open_bag
+from dff_ros.recording.bag_recording import BagRecording
+from dff_ros.recording.bags import open_bag
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import Recording, RecordingError, Selection, open_frames, open_video
 
