@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(frames: Path, bundle: Path, to: Path, *more: str) -> list[str]:
-    given = ["--frames", str(frames), "--rate", str(RATE), "--model", str(bundle), "--device", "cpu", "--to", str(to), "--minutes", "1"]
+    given = ["--frames", str(frames), "--rate", str(RATE), "--model", str(bundle), "--device", "cpu", "--to", str(to), "--minutes", "30"]
     return [*given, *more]
 
 
