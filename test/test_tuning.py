@@ -13,9 +13,9 @@ from dff_ros.core.results import Detections
 from dff_ros.engine.schedule import TimedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.agreement import AgreementTable
-from dff_ros.evaluation.average_precision import ScoredFrame, average_precision
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.average_precision import ScoredFrame, average_precision
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 from dff_ros.tuning.candidates import Candidate, Network, candidates_for, networks_for, timed

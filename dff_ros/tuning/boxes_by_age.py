@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dff_ros.evaluation.average_precision import AveragePrecision, ScoredFrame, match_boxes, sum_up
+from dff_ros.evaluation.measures.average_precision import AveragePrecision, ScoredFrame, match_boxes, sum_up
 
 
 class BoxesByAge:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dff_ros.evaluation.agreement import AgreementTable
-from dff_ros.evaluation.metrics import mean_or_none
+from dff_ros.evaluation.measures.metrics import mean_or_none
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 
 Indices = NDArray[np.intp]

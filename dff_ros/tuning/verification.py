@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.average_precision import DetectionScore
-from dff_ros.evaluation.metrics import SegmentationScore, mean_or_none
-from dff_ros.evaluation.truth import FrameTruth, Truth
+from dff_ros.evaluation.ground_truth.truth import FrameTruth, Truth
+from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.measures.average_precision import DetectionScore
+from dff_ros.evaluation.measures.metrics import SegmentationScore, mean_or_none
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.tuning.boxes_by_age import agreed
 from dff_ros.tuning.figures import Figures, figures
