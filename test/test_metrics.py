@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from dff_ros.core.results import Detections
 from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures import average_precision as average_precision_module
 from dff_ros.evaluation.measures.average_precision import DetectionScore, ScoredFrame, average_precision
 from dff_ros.evaluation.measures.metrics import (
     Agreement,
@@ -180,6 +183,38 @@ def test_ap_is_the_mean_over_the_classes_that_have_boxes() -> None:
     found = detections((0, 0, 10, 10, 0.5))
     frame = ScoredFrame(found, {0: boxes((0, 0, 10, 10)), 1: boxes((20, 0, 30, 10)), 2: boxes()})
     assert average_precision([frame]).map50 == pytest.approx(1 / 2)
+
+
+def street_of_boxes(frames: int, rng: np.random.Generator) -> list[ScoredFrame]:
+    """Frames with six boxes each of two classes, some ignored, and detections near them."""
+    found = []
+    for index in range(frames):
+        corners = rng.uniform(0, 300, (6, 2))
+        boxes = np.hstack([corners, corners + rng.uniform(20, 90, (6, 2))])
+        labels = rng.integers(0, 2, 6)
+        truth = {label: ClassBoxes(boxes[labels == label], rng.random(int((labels == label).sum())) < 0.2) for label in (0, 1)}
+        near = (boxes + rng.uniform(-15, 15, boxes.shape)).astype(np.float32)
+        scores = np.sort(rng.uniform(0.05, 1.0, 6)).astype(np.float32)[::-1].copy()
+        found.append(ScoredFrame(Detections(near, scores, labels), truth, index))
+    return found
+
+
+@pytest.mark.parametrize("only_half", [True, False])
+def test_ap_is_the_same_however_many_frames_are_matched_at_once(monkeypatch: pytest.MonkeyPatch, only_half: bool) -> None:
+    frames = street_of_boxes(23, np.random.default_rng(0))
+    at_once = average_precision(frames, only_half=only_half)
+    monkeypatch.setattr(average_precision_module, "FRAMES_AT_ONCE", 4)
+    assert average_precision(frames, only_half=only_half) == at_once
+    assert at_once.map50 is not None and 0.1 < at_once.map50 < 0.9
+
+
+def test_ap_of_a_long_recording_takes_few_bytes_a_frame() -> None:
+    frames = street_of_boxes(1000, np.random.default_rng(0))
+    tracemalloc.start()
+    average_precision(frames)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000 * len(frames), "all frames at once take more than 15 000"
 
 
 def test_ap_and_boxes_of_each_class_stand_under_its_name() -> None:

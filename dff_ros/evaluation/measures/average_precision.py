@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,12 @@ from dff_ros.evaluation.measures.metrics import Curve, curve, mean_or_none
 
 MOST_DETECTIONS = 100
 """Detections of one class in one frame that AP looks at, as COCO does."""
+
+FRAMES_AT_ONCE = 200
+"""Frames that pycocotools is given at a time."""
+
+Row = dict[str, Any] | None
+"""What pycocotools says of one class in one frame."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +154,33 @@ def average_precision(frames: Sequence[ScoredFrame], *, only_half: bool = False)
 
 
 def match_boxes(frames: Sequence[ScoredFrame], *, only_half: bool) -> COCOeval | None:
-    """Detections held against the truth, frame by frame (images 1, 2, ...), for :func:`sum_up`; None where no box counts."""
+    """Detections held against the truth, frame by frame (images 1, 2, ...), for :func:`sum_up`; None where no box counts.
+
+    Matching looks at one frame at a time, but pycocotools holds kilobytes for each box until it has seen all. So it is given some frames
+    at a time, and of each frame only what the sums need is kept.
+    """
+    if not any((~known.ignored).any() for frame in frames for known in frame.truth.values()):
+        return None
+    classes = sorted({label for frame in frames for label in frame.truth})
+    matched: list[list[Row]] = [[] for _ in classes]
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        part = frames[first : first + FRAMES_AT_ONCE]
+        evaluation = _matched(part, classes, only_half=only_half)
+        for place, rows in enumerate(matched):
+            rows += [_needed(row) for row in evaluation.evalImgs[place * len(part) : (place + 1) * len(part)]]
+    evaluation.evalImgs = [row for rows in matched for row in rows]
+    evaluation.params.imgIds = list(range(1, len(frames) + 1))
+    evaluation._paramsEval = evaluation.params
+    return evaluation
+
+
+def _matched(frames: Sequence[ScoredFrame], classes: Sequence[int], *, only_half: bool) -> COCOeval:
     true, found = [], []
     for image, frame in enumerate(frames, start=1):
         for label, known in frame.truth.items():
             true += [_annotation(image, label, box, iscrowd=int(skip)) for box, skip in zip(known.boxes, known.ignored, strict=True)]
         answers = zip(frame.detections.boxes, frame.detections.scores, frame.detections.labels, strict=True)
         found += [_annotation(image, int(label), box, score=float(score)) for box, score, label in answers]
-    if all(annotation["iscrowd"] for annotation in true):
-        return None
-    classes = sorted({label for frame in frames for label in frame.truth})
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_coco(true, len(frames), classes), _coco(found, len(frames), classes), "bbox")
         evaluation.params.maxDets = [MOST_DETECTIONS]
@@ -165,6 +189,15 @@ def match_boxes(frames: Sequence[ScoredFrame], *, only_half: bool) -> COCOeval |
             evaluation.params.iouThrs = evaluation.params.iouThrs[:1]
         evaluation.evaluate()
     return evaluation
+
+
+def _needed(row: Row) -> Row:
+    """Of one class in one frame (None: neither true boxes nor detections) what pycocotools' sums look at."""
+    if row is None:
+        return None
+    found, ignored = row["dtMatches"] > 0, np.asarray(row["dtIgnore"], bool)
+    scores = np.asarray(row["dtScores"], np.float64)
+    return {"dtScores": scores, "dtMatches": found, "dtIgnore": ignored, "gtIgnore": np.asarray(row["gtIgnore"], np.uint8)}
 
 
 def sum_up(evaluation: COCOeval) -> AveragePrecision:
