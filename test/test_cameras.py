@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from test_bags import stamp
+from test_damaged_bags import cut, storage_file
 from test_replay_bags import bag_of, pattern, replayed
 
 from dff_ros.evaluation.cameras import bag_cameras, camera_names
@@ -61,6 +63,47 @@ def test_listing_prints_them_and_ends(tmp_path: Path, capsys: pytest.CaptureFixt
         "/bayer", "/depth", "/front/image", "/front/image/compressed", "/truth",
     ]  # fmt: skip
     assert lines[0].split() == ["/bayer", "sensor_msgs/msg/Image", "12", "15", "Hz", "32x24", "bayer_rggb8"]
+
+
+def test_listing_says_what_of_a_bag_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = bag_of(tmp_path / "bag", images=8)
+    cut(storage_file(bag), 0.6)
+    assert main(["--bag", str(bag), "--list-topics"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("/camera/image") and told.err.startswith(f"dff_replay: bag {bag} is incomplete: bag.mcap breaks off")
+
+
+def test_figures_of_one_camera_outlive_the_next_that_cannot_be_replayed(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        for index in range(4):
+            writer.write_image("/left", pattern(index), stamp(index))
+            writer.write_image("/right", pattern(index), stamp(60 - 20 * index), at=stamp(index))  # stamps that no clock gives
+    options = ["--real-time", "--latencies", "key=10,propagated=5", "--topic", "all", "--json", str(tmp_path / "out.json")]
+    options += ["--html", str(tmp_path / "out.html")]
+    assert main(["--bag", str(tmp_path / "bag"), "--model", str(tiny_bundle), "--device", "cpu", *options]) == 2
+    assert "--real-time needs stamps in order" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out.json").read_text())["cameras"]) == ["/left"]
+    assert (tmp_path / "out.left.html").is_file() and not (tmp_path / "out.right.html").exists()
+
+
+def test_an_interruption_is_told(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = bag_of(tmp_path / "bag", images=3)
+    monkeypatch.setattr("dff_ros.evaluation.replay.build_report", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    trace = tmp_path / "trace.jsonl"
+    options = ["--device", "cpu", "--trace", str(trace), "--json", str(tmp_path / "out.json")]
+    assert main(["--bag", str(bag), "--model", str(tiny_bundle), *options]) == 130
+    assert "dff_replay: interrupted: no figures of what was not finished" in capsys.readouterr().err
+    assert len(trace.read_text().splitlines()) == 3
+
+
+def test_two_outputs_to_one_file_are_refused(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag, output = bag_of(tmp_path / "bag", images=3), str(tmp_path / "out")
+    assert main(["--bag", str(bag), "--model", str(tiny_bundle), "--json", output, "--html", output]) == 2
+    assert f"outputs should go to files of their own, got {output} twice" in capsys.readouterr().err
 
 
 def test_all_takes_every_camera_once(tmp_path: Path) -> None:

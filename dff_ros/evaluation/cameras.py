@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dff_ros.recording.bag_reader import BagReader
 from dff_ros.recording.bag_recording import BagRecording
 from dff_ros.recording.bag_topics import TopicDetails, cameras, describe_topics
 from dff_ros.recording.bag_types import IMAGES
@@ -99,11 +100,11 @@ def bag_cameras(bag: Path, topics: Sequence[str], truth: Sequence[str] = ()) -> 
     return open_bags(reader, topics or images)
 
 
-def topic_table(bag: Path) -> str:
+def topic_table(bag: BagReader) -> str:
     """The topics of a bag with images or detections, one a line, for a person."""
-    topics = describe_topics(open_reader(bag))
+    topics = describe_topics(bag)
     if not topics:
-        return f"{bag} has no topic with images or detections"
+        return f"{bag.path} has no topic with images or detections"
     widths = [max(len(row[column]) for row in map(_row, topics)) for column in range(4)]
     lines = []
     for topic in topics:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -30,6 +31,7 @@ from dff_ros.evaluation.outputs.video import OverlayVideo
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
 from dff_ros.evaluation.score_report import Report
+from dff_ros.recording.bags import open_reader
 from dff_ros.recording.frame_info import read_frame_info
 from dff_ros.recording.frames import Recording
 from dff_ros.recording.opening import bag_of, notes_of
@@ -44,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dff_replay: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("\ndff_replay: interrupted: no figures of what was not finished; bag, video and trace go as far as it came", file=sys.stderr)
         return 130
     return 0
 
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def replay(options: argparse.Namespace) -> None:
     """Do what the command line asks; raises ValueError or OSError in one line."""
     if options.list_topics:
-        print(topic_table(options.bag))
+        list_topics(options.bag)
         return
     settings = engine_settings(options)
     check_mode(options, settings)
@@ -69,12 +72,19 @@ def replay(options: argparse.Namespace) -> None:
         for camera, truth, page in zip(cameras, truths, pages, strict=True):
             watching: list[Observer] = [] if page is None else [page]
             watching += [] if bag is None else [bag.camera(camera.name, model.card, settings.score_threshold)]
-            reports[camera.topic] = replay_camera(camera, model, settings, truth, latencies, watching)
-            print("\n".join([*([camera.topic] if len(cameras) > 1 else []), summary(reports[camera.topic])]))
-    write_report(options.json, {"cameras": reports} if len(cameras) > 1 else reports[cameras[0].topic])
-    for camera, page in zip(cameras, pages, strict=True):
-        if page is not None:
-            page.write(reports[camera.topic], camera.recording, arguments=options.arguments)
+            report = reports[camera.topic] = replay_camera(camera, model, settings, truth, latencies, watching)
+            print("\n".join([*([camera.topic] if len(cameras) > 1 else []), summary(report)]))
+            # After each camera: what is known is not lost where the next one cannot be replayed.
+            write_report(options.json, {"cameras": reports} if len(cameras) > 1 else report)
+            if page is not None:
+                page.write(report, camera.recording, arguments=options.arguments)
+
+
+def list_topics(bag: Path) -> None:
+    """Print what a bag has for a replay, and say what of it cannot be read."""
+    reader = open_reader(bag)
+    print(topic_table(reader))
+    _say(*([] if reader.lost is None else [f"bag {bag} is incomplete: {reader.lost}"]))
 
 
 def replay_camera(
@@ -116,9 +126,12 @@ def _say(*notes: str) -> None:
 
 def prepare_outputs(options: argparse.Namespace) -> None:
     """Make the folders of the outputs before the work is done, so that it is not done in vain."""
-    for output in filter(None, (options.json, options.video_out, options.trace, options.html)):
+    files = [*filter(None, (options.json, options.video_out, options.trace, options.html))]
+    for place, output in enumerate(files):
         if output.is_dir():
             raise ValueError(f"{output} is a folder")
+        if output in files[:place]:
+            raise ValueError(f"outputs should go to files of their own, got {output} twice")
         output.parent.mkdir(parents=True, exist_ok=True)
 
 

@@ -36,7 +36,7 @@ class Lost:
         many = "an unknown number of messages" if self.messages is None else f"{self.messages} messages"
         least = "at least " if self.messages is None else ""
         size = f", {least}{self.size:,} bytes" if self.size else ""
-        end = f", {self.seconds:.3g} s at the end" if self.seconds else ""
+        end = f", {least}{self.seconds:.3g} s at the end" if self.seconds else ""
         return f"{'; '.join(self.reasons)}: {many}{size}{end} cannot be read"
 
 
