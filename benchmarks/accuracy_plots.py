@@ -13,7 +13,7 @@ import numpy as np
 from accuracy_report import RowFigures
 from matplotlib.axes import Axes
 
-from dff_ros.evaluation.metrics import Curve, mean_or_none
+from dff_ros.evaluation.measures.metrics import Curve, mean_or_none
 
 MARKED = (5, 10)
 """Key frame intervals that get a dot and their number."""

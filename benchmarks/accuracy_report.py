@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dff_ros.evaluation.metrics import Curve, mean_or_none
+from dff_ros.evaluation.measures.metrics import Curve, mean_or_none
 
 BEGIN, END = "<!-- figures: begin (benchmarks/accuracy.py writes what follows) -->", "<!-- figures: end -->"
 DASH = "-"

@@ -31,8 +31,8 @@ from dff_ros.engine.host import keep_freed_memory
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
-from dff_ros.evaluation.image_truth import LabelImages
-from dff_ros.evaluation.metrics import Agreement, SegmentationScore, mean_or_none
+from dff_ros.evaluation.ground_truth.image_truth import LabelImages
+from dff_ros.evaluation.measures.metrics import Agreement, SegmentationScore, mean_or_none
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.recording.opening import open_recording
 

@@ -16,9 +16,9 @@ from dff_ros.engine.adaptive import AdaptiveSchedule
 from dff_ros.engine.budget import Budget, Measure, SetPoint
 from dff_ros.engine.frame_pair import Decision, FramePair, Schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.agreement import AgreementTable, join_tables, losses_of, play
-from dff_ros.evaluation.every_age import OLDEST
-from dff_ros.evaluation.gap import fixed_at, oracle_at
+from dff_ros.evaluation.measures.every_age import OLDEST
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, join_tables, losses_of, play
+from dff_ros.evaluation.schedule_study.gap import fixed_at, oracle_at
 
 WINDOW = 20
 """Key frames over which a rate that was to be held is counted."""

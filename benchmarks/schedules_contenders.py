@@ -15,10 +15,10 @@ from dff_ros.core.signals import BY_MOTION, BY_RESIDUAL, Estimator
 from dff_ros.engine.adaptive import AdaptiveSchedule, Correction, Worth
 from dff_ros.engine.frame_pair import Schedule
 from dff_ros.engine.schedule import RandomSchedule
-from dff_ros.evaluation.agreement import AgreementTable, join_tables, losses_of, miou_of, play
-from dff_ros.evaluation.every_age import OLDEST
-from dff_ros.evaluation.gap import at_rate, fixed_keys
-from dff_ros.evaluation.oracle import best_keys
+from dff_ros.evaluation.measures.every_age import OLDEST
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, join_tables, losses_of, miou_of, play
+from dff_ros.evaluation.schedule_study.gap import at_rate, fixed_keys
+from dff_ros.evaluation.schedule_study.oracle import best_keys
 
 CURVE = (0.02, 0.03, 0.05, 0.07, 0.10, 0.125, 0.15, 0.20, 0.25, 0.30, 0.40, 0.50)
 """Key rates of the plots. A short recording, which begins with a key frame, does not reach the least."""

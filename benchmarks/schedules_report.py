@@ -10,8 +10,8 @@ from accuracy_report import table
 from schedules_budget import budget_table, held_table
 from schedules_contenders import Make, Study, contenders, mean_score, perfect_keys, placements, random_loss
 
-from dff_ros.evaluation.agreement import losses_of
-from dff_ros.evaluation.gap import Gap, fixed_at, gap_at, mean_interval, oracle_at, worst_part
+from dff_ros.evaluation.schedule_study.agreement import losses_of
+from dff_ros.evaluation.schedule_study.gap import Gap, fixed_at, gap_at, mean_interval, oracle_at, worst_part
 
 RATES = (0.10, 0.15, 0.20, 0.30)
 """Key rates of the tables."""

@@ -21,12 +21,12 @@ from dff_ros.core.bundle import WEIGHTS_FILE, read_card
 from dff_ros.core.results import Detections, Task
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.agreement import AgreementTable, TableRows, confusion, load_table
-from dff_ros.evaluation.average_precision import ScoredFrame, average_precision, scorable
-from dff_ros.evaluation.box_table import read_box_table
-from dff_ros.evaluation.every_age import EveryAge
-from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
-from dff_ros.evaluation.truth import BoxSource, ClassBoxes, Truth
+from dff_ros.evaluation.ground_truth.box_table import read_box_table
+from dff_ros.evaluation.ground_truth.image_truth import LabelImages, MaskBoxes
+from dff_ros.evaluation.ground_truth.truth import BoxSource, ClassBoxes, Truth
+from dff_ros.evaluation.measures.average_precision import ScoredFrame, average_precision, scorable
+from dff_ros.evaluation.measures.every_age import EveryAge
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, TableRows, confusion, load_table
 from dff_ros.recording.frames import Recording, select
 from dff_ros.recording.opening import open_recording
 
@@ -37,8 +37,8 @@ OLDEST = {"warp": 50, "branch": 16}
 
 MEASURING = (
     *("dff_ros/core/*.py", "dff_ros/engine/loading.py", "dff_ros/engine/preprocess.py", "dff_ros/engine/track.py"),
-    *(f"dff_ros/evaluation/{name}.py" for name in ("agreement", "average_precision", "every_age")),
-    *(f"dff_ros/evaluation/{name}.py" for name in ("truth", "box_table", "image_truth", "row_boxes")),
+    *("dff_ros/evaluation/schedule_study/agreement.py", "dff_ros/evaluation/ground_truth/*.py"),
+    *(f"dff_ros/evaluation/measures/{name}.py" for name in ("average_precision", "every_age")),
     "benchmarks/schedules_tables.py",
 )
 """The code that tables come from, as patterns."""

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 
 from dff_ros.engine.host import keep_freed_memory
-from dff_ros.evaluation.replay import open_input
+from dff_ros.evaluation.cameras import open_input
 from dff_ros.recording.frames import select
 from dff_ros.tuning.command import parse_arguments, say, truth_of, wish_of
 from dff_ros.tuning.figures import Figures

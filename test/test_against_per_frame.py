@@ -7,8 +7,8 @@ import pytest
 
 from dff_ros.core.results import Detections, LabelMap
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame, as_truth
-from dff_ros.evaluation.iou_tracker import PATIENCE, IouTracker
+from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame, as_truth
+from dff_ros.evaluation.measures.iou_tracker import PATIENCE, IouTracker
 
 SEGMENTATION, DETECTION = ("road", "car"), ("person", "car")
 LEFT, RIGHT, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)

@@ -20,7 +20,7 @@ from dff_ros.core.results import Detections
 from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.evaluation.bag_output import detections_message
+from dff_ros.evaluation.outputs.bag_output import detections_message
 from dff_ros.evaluation.replay import main
 from dff_ros.image_encoding import decode_compressed
 from dff_ros.message_fields import boxes_of

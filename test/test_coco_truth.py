@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dff_ros.evaluation.coco_truth import CocoBoxes, read_coco
-from dff_ros.evaluation.truth import TruthError
+from dff_ros.evaluation.ground_truth.coco_truth import CocoBoxes, read_coco
+from dff_ros.evaluation.ground_truth.truth import TruthError
 from dff_ros.recording.frames import StampedFrame
 
 IMAGES: list[dict[str, Any]] = [

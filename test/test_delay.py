@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.delay import REAPPEARANCE_GAP, DelayFigures, DetectionDelay, detected
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.delay import REAPPEARANCE_GAP, DelayFigures, DetectionDelay, detected
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 PERSON, CAR = 0, 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dff_ros.evaluation.drive_truth import DriveBoxes, DriveLabels, drive_truth
-from dff_ros.evaluation.truth import TruthError
+from dff_ros.evaluation.ground_truth.drive_truth import DriveBoxes, DriveLabels, drive_truth
+from dff_ros.evaluation.ground_truth.truth import TruthError
 from dff_ros.recording.drive import CLASS_NAMES, DriveFrame, GeneratedDrive
 from dff_ros.recording.frames import StampedFrame
 

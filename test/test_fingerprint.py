@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from dff_ros.evaluation.fingerprint import InputHash, bundle_hash, digest, without_timings
+from dff_ros.evaluation.outputs.trace import read_trace
 from dff_ros.evaluation.replay import main
-from dff_ros.evaluation.trace import read_trace
 from dff_ros.recording.frames import StampedFrame
 
 ROOT = Path(__file__).resolve().parents[1]

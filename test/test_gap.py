@@ -15,9 +15,9 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, RandomSchedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
-from dff_ros.evaluation.agreement import AgreementTable, join_tables, load_table, losses_of, measure_table, miou_of, play
-from dff_ros.evaluation.gap import fixed_at, fixed_keys, gap_at, mean_interval, oracle_at, worst_part
-from dff_ros.evaluation.oracle import loss_of
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, join_tables, load_table, losses_of, measure_table, miou_of, play
+from dff_ros.evaluation.schedule_study.gap import fixed_at, fixed_keys, gap_at, mean_interval, oracle_at, worst_part
+from dff_ros.evaluation.schedule_study.oracle import loss_of
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import StampedFrame
 

@@ -21,10 +21,10 @@ from vision_msgs.msg import Detection2DArray
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
+from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, decisions
 from dff_ros.evaluation.run import lock_step
-from dff_ros.evaluation.truth import Truth
 from dff_ros.node.child_process import ChildProcess
 from dff_ros.node.messages import boxes_of, stamp_of
 from dff_ros.recording.bags import BagWriter, open_bag

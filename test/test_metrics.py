@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.average_precision import DetectionScore, ScoredFrame, average_precision
-from dff_ros.evaluation.metrics import (
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.average_precision import DetectionScore, ScoredFrame, average_precision
+from dff_ros.evaluation.measures.metrics import (
     Agreement,
     ConfusionMatrix,
     SegmentationScore,
@@ -16,7 +17,6 @@ from dff_ros.evaluation.metrics import (
     difference,
     mean_or_none,
 )
-from dff_ros.evaluation.truth import ClassBoxes
 
 IGNORED = 255
 

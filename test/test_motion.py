@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dff_ros.core.results import Detections, LabelMap
-from dff_ros.evaluation.average_precision import ScoredFrame
-from dff_ros.evaluation.consistency import TemporalConsistency, warped
-from dff_ros.evaluation.motion import PICTURE_WIDTH, Motion, MotionMeter, group_of, small_picture
-from dff_ros.evaluation.object_motion import ap50_by_motion, boxes_by_motion, motion_ious
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.average_precision import ScoredFrame
+from dff_ros.evaluation.measures.consistency import TemporalConsistency, warped
+from dff_ros.evaluation.measures.motion import PICTURE_WIDTH, Motion, MotionMeter, group_of, small_picture
+from dff_ros.evaluation.measures.object_motion import ap50_by_motion, boxes_by_motion, motion_ious
 from dff_ros.recording.frames import StampedFrame
 
 SECOND = 1_000_000_000

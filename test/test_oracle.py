@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dff_ros.evaluation.oracle import Losses, best_keys, least_losses, loss_of
+from dff_ros.evaluation.schedule_study.oracle import Losses, best_keys, least_losses, loss_of
 
 
 def table(frames: int, ages: int, seed: int) -> Losses:

@@ -15,15 +15,15 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.arrivals import FOREVER, Arrival, Mailbox, arrival_times
+from dff_ros.evaluation.ground_truth.truth import FrameTruth, Truth
 from dff_ros.evaluation.latencies import KeyLatency, Latencies, read_latencies
+from dff_ros.evaluation.measures.streaming import Live, Streaming
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.options import parse_arguments
+from dff_ros.evaluation.outputs.trace import TracedFrame, read_trace
 from dff_ros.evaluation.real_time import real_time
 from dff_ros.evaluation.replay import main
 from dff_ros.evaluation.run import Replay
-from dff_ros.evaluation.streaming import Live, Streaming
-from dff_ros.evaluation.trace import TracedFrame, read_trace
-from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
 
 NOTHING = FrameTruth(None, {})

@@ -16,11 +16,11 @@ from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, decisions
 from dff_ros.evaluation.replay import main
 from dff_ros.evaluation.run import lock_step
-from dff_ros.evaluation.truth import Truth
 from dff_ros.recording.bags import BagWriter
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frame_info import FrameInfo, read_frame_info

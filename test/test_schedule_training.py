@@ -14,7 +14,7 @@ from dff_ros.core.results import Task
 from dff_ros.core.signals import SIGNALS, Signals
 from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.agreement import measure_table
+from dff_ros.evaluation.schedule_study.agreement import measure_table
 from dff_ros.recording.opening import open_recording
 from dff_train.cli import main
 from dff_train.recordings import decode

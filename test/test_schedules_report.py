@@ -22,8 +22,8 @@ from training_data import write_drive
 from dff_ros.engine.frame_pair import Decision, FramePair
 from dff_ros.engine.loading import load_model
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.agreement import losses_of, play
-from dff_ros.evaluation.gap import gap_at
+from dff_ros.evaluation.schedule_study.agreement import losses_of, play
+from dff_ros.evaluation.schedule_study.gap import gap_at
 
 
 @pytest.fixture(scope="module")

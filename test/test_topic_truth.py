@@ -12,10 +12,10 @@ from conftest import CAMVID_CLASSES
 from test_bags import stamp
 from test_replay_bags import pattern, replayed
 
-from dff_ros.evaluation.matched_messages import TOLERANCE
+from dff_ros.evaluation.ground_truth.matched_messages import TOLERANCE
+from dff_ros.evaluation.ground_truth.topic_truth import TopicDetections, TopicLabels
+from dff_ros.evaluation.ground_truth.truth import TruthError
 from dff_ros.evaluation.replay import main
-from dff_ros.evaluation.topic_truth import TopicDetections, TopicLabels
-from dff_ros.evaluation.truth import TruthError
 from dff_ros.recording.bags import BagWriter, open_reader
 from dff_ros.recording.frames import StampedFrame
 

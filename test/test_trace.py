@@ -11,10 +11,10 @@ import pytest
 
 from dff_ros.core.results import LabelMap
 from dff_ros.engine.stream import FrameResult
+from dff_ros.evaluation.ground_truth.truth import FrameTruth
 from dff_ros.evaluation.observer import AnsweredFrame
+from dff_ros.evaluation.outputs.trace import TracedFrame, TraceError, TraceFile, read_trace, traced
 from dff_ros.evaluation.replay import main
-from dff_ros.evaluation.trace import TracedFrame, TraceError, TraceFile, read_trace, traced
-from dff_ros.evaluation.truth import FrameTruth
 from dff_ros.recording.frames import StampedFrame
 
 KEYS = (

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from dff_ros.evaluation.box_table import BoxTable, read_box_table
-from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes, component_boxes, matched_images
-from dff_ros.evaluation.row_boxes import of_the_model
-from dff_ros.evaluation.truth import Truth, TruthError
+from dff_ros.evaluation.ground_truth.box_table import BoxTable, read_box_table
+from dff_ros.evaluation.ground_truth.image_truth import LabelImages, MaskBoxes, component_boxes, matched_images
+from dff_ros.evaluation.ground_truth.row_boxes import of_the_model
+from dff_ros.evaluation.ground_truth.truth import Truth, TruthError
 from dff_ros.recording.frames import StampedFrame
 
 CLASSES = ("sky", "road", "car")

@@ -15,10 +15,10 @@ from conftest import tiny_card
 
 from dff_ros.core.bundle import build_model, read_card, save_bundle
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.drive_truth import drive_truth
+from dff_ros.evaluation.ground_truth.drive_truth import drive_truth
+from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.options import read_parameters
 from dff_ros.evaluation.replay import main as replay
-from dff_ros.evaluation.truth import Truth
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.tuning.command import main
 from dff_ros.tuning.measuring import Measuring
@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(frames: Path, bundle: Path, to: Path, *more: str) -> list[str]:
-    given = ["--frames", str(frames), "--rate", str(RATE), "--model", str(bundle), "--device", "cpu", "--to", str(to), "--minutes", "1"]
+    given = ["--frames", str(frames), "--rate", str(RATE), "--model", str(bundle), "--device", "cpu", "--to", str(to), "--minutes", "30"]
     return [*given, *more]
 
 
@@ -73,7 +73,7 @@ def test_every_candidate_is_there_with_its_figures(tuned: Path) -> None:
     assert found["frames"] == found["frames_looked_at"] == FRAMES and found["segments"] == [[0, FRAMES - 1]]
     assert found["frame_interval_ms"] == pytest.approx(1e3 / RATE)
     by_name = {one["name"]: one for one in found["candidates"]}
-    assert len(by_name) == len(found["candidates"]) == 58
+    assert len(by_name) == len(found["candidates"]) == 66
     per_frame = by_name["refined, per-frame, blocking"]["simulated"]
     assert per_frame["loss"] == pytest.approx(0.0) and per_frame["key_rate"] == 1.0
     assert by_name["refined at 0.6, per-frame, blocking"]["simulated"]["loss"] > 0.0

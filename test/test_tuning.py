@@ -13,9 +13,9 @@ from dff_ros.core.results import Detections
 from dff_ros.engine.schedule import TimedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.agreement import AgreementTable
-from dff_ros.evaluation.average_precision import ScoredFrame, average_precision
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.average_precision import ScoredFrame, average_precision
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 from dff_ros.tuning.candidates import Candidate, Network, candidates_for, networks_for, timed
@@ -146,18 +146,33 @@ def test_ap_of_any_choice_of_answers_is_that_of_these_frames_alone() -> None:
     table = BoxesByAge(rows)
     frames, ages = np.arange(12), np.minimum(np.arange(12), random.integers(0, 5, 12))
     chosen = [rows[frame][age] for frame, age in zip(frames, ages, strict=True)]
-    assert table.map50(frames, ages) == pytest.approx(average_precision(chosen).map50)
-    assert table.map50(frames[:5], ages[:5]) == pytest.approx(average_precision(chosen[:5]).map50)
-    assert table.map50(frames, np.zeros(12, np.intp)) == pytest.approx(1.0)
-    assert 0.0 < (table.map50(frames, ages) or 0.0) < 1.0
+    assert table.precision(frames, ages).map50 == pytest.approx(average_precision(chosen).map50)
+    assert table.precision(frames[:5], ages[:5]).map50 == pytest.approx(average_precision(chosen[:5]).map50)
+    assert table.precision(frames, np.zeros(12, np.intp)).map50 == pytest.approx(1.0)
+    assert 0.0 < (table.precision(frames, ages).map50 or 0.0) < 1.0
 
 
 def test_ap_without_boxes_is_not_measured() -> None:
     frames = np.arange(2)
-    assert BoxesByAge([[], []]).map50(frames, frames) is None
-    assert BoxesByAge([[scored(boxes_at(5.0))], []]).map50(frames, frames * 0) is None
+    assert BoxesByAge([[], []]).precision(frames, frames).map50 is None
+    assert BoxesByAge([[scored(boxes_at(5.0))], []]).precision(frames, frames * 0).map50 is None
     half = BoxesByAge([[], [scored(boxes_at(5.0), 5.0)]])
-    assert half.map50(frames, frames * 0) == pytest.approx(1.0)  # a frame that no truth covers is left out
+    assert half.precision(frames, frames * 0).map50 == pytest.approx(1.0)  # a frame that no truth covers is left out
+
+
+def test_a_class_seen_once_is_no_half_of_what_is_lost() -> None:
+    def one(*labels: int) -> ScoredFrame:
+        """Three boxes of class 0, of which all are found, and one of class 1."""
+        true = {0: ClassBoxes(boxes_at(0, 20, 40).boxes.astype(np.float64), np.zeros(3, bool))}
+        true[1] = ClassBoxes(boxes_at(60).boxes.astype(np.float64), np.zeros(1, bool))
+        found = boxes_at(0, 20, 40, 60)
+        return ScoredFrame(Detections(found.boxes, found.scores, np.array(labels, np.int64)), true)
+
+    nothing = np.zeros(1, np.intp)
+    missed = BoxesByAge([[one(0, 0, 0, 0)]]).precision(nothing, nothing)
+    assert missed.map50 == pytest.approx((1.0 + 0.0) / 2) and missed.ap50 == pytest.approx(3 / 4)
+    found = BoxesByAge([[one(0, 0, 0, 1)]]).precision(nothing, nothing)
+    assert found.map50 == pytest.approx(1.0) and found.ap50 == pytest.approx(1.0)
 
 
 def test_scores_come_from_the_ages_that_were_played() -> None:
@@ -174,7 +189,7 @@ def test_scores_come_from_the_ages_that_were_played() -> None:
 
 
 def test_the_loss_is_the_larger_of_two() -> None:
-    reference = Scores(agreement=1.0, agreement_map50=1.0, miou=None, map50=None)
+    reference = Scores(agreement=1.0, agreement_ap50=1.0, miou=None, map50=None)
     lost = losses(Scores(0.97, 0.9, None, None), reference)
     assert (lost.segmentation, lost.detection, lost.loss) == pytest.approx((0.03, 0.1, 0.1))
     by_truth = losses(Scores(0.97, 0.9, 0.62, None), Scores(1.0, 1.0, 0.60, None))

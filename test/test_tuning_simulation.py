@@ -13,7 +13,7 @@ from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
-from dff_ros.evaluation.agreement import AgreementTable, join_tables, measure_table, play
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, join_tables, measure_table, play
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.tuning.simulation import Played, Simulation, StepTimes

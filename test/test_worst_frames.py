@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections, LabelMap
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.frame_loss import boxes_right, loss_of
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, FrameTruth
+from dff_ros.evaluation.measures.frame_loss import boxes_right, loss_of
 from dff_ros.evaluation.observer import AnsweredFrame
-from dff_ros.evaluation.truth import ClassBoxes, FrameTruth
-from dff_ros.evaluation.worst_frames import KEPT, LONGEST_SIDE, WorstFrames
+from dff_ros.evaluation.outputs.worst_frames import KEPT, LONGEST_SIDE, WorstFrames
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.report.box_match import box_iou, unmatched
 from dff_ros.report.pictures import GAINED, LOST, OTHER, Answer, difference

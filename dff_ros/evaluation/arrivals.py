@@ -14,7 +14,7 @@ from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.step_times import Timing
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.truth import FrameTruth
+from dff_ros.evaluation.ground_truth.truth import FrameTruth
 from dff_ros.recording.frames import StampedFrame
 
 FOREVER = 2**63

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dff_ros.engine.step_times import StepTimes, Timing
-from dff_ros.evaluation.trace import TracedFrame, read_trace
+from dff_ros.evaluation.outputs.trace import TracedFrame, read_trace
 
 T = TypeVar("T")
 

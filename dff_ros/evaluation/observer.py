@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.truth import FrameTruth
+from dff_ros.evaluation.ground_truth.truth import FrameTruth
 from dff_ros.recording.frames import StampedFrame
 
 

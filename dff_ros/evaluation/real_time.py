@@ -9,11 +9,11 @@ from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.evaluation.arrivals import FOREVER, Arrival, Mailbox, SimulatedClock, SimulatedKeyWorker, arrival_times
+from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.latencies import Latencies, timing_of
+from dff_ros.evaluation.measures.streaming import Live, Streaming
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.run import Replay, new_replay, warmed_up
-from dff_ros.evaluation.streaming import Live, Streaming
-from dff_ros.evaluation.truth import Truth
 from dff_ros.recording.frames import StampedFrame
 
 

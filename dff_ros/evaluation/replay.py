@@ -15,21 +15,21 @@ from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import FixedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.bag_output import BagOutput
 from dff_ros.evaluation.cameras import Camera, open_cameras, topic_table
 from dff_ros.evaluation.fingerprint import InputHash, digest, provenance
-from dff_ros.evaluation.given_truth import open_truth, warn_unscored
-from dff_ros.evaluation.html_report import HtmlReport
+from dff_ros.evaluation.ground_truth.given_truth import open_truth, warn_unscored
+from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.latencies import Latencies, read_latencies
 from dff_ros.evaluation.modes import check_mode, clock_notes, evaluation_settings, is_repeatable, run_mode
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION, engine_settings, parse_arguments
+from dff_ros.evaluation.outputs.bag_output import BagOutput
+from dff_ros.evaluation.outputs.html_report import HtmlReport
+from dff_ros.evaluation.outputs.trace import TraceFile
+from dff_ros.evaluation.outputs.video import OverlayVideo
 from dff_ros.evaluation.recorded_keys import SCHEDULE, RecordedKeys
 from dff_ros.evaluation.report import build_report, input_figures, summary, write_report
 from dff_ros.evaluation.score_report import Report
-from dff_ros.evaluation.trace import TraceFile
-from dff_ros.evaluation.truth import Truth
-from dff_ros.evaluation.video import OverlayVideo
 from dff_ros.recording.frame_info import read_frame_info
 from dff_ros.recording.frames import Recording
 from dff_ros.recording.opening import bag_of, notes_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dff_ros.evaluation.metrics import Curve, describe, difference, mean_or_none
+from dff_ros.evaluation.measures.metrics import Curve, describe, difference, mean_or_none
 from dff_ros.evaluation.run import Replay, Tally
 from dff_ros.evaluation.score_report import (
     Report,

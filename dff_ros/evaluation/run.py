@@ -16,16 +16,16 @@ from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.step_times import Timing
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.engine.track import Track
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.consistency import TemporalConsistency
-from dff_ros.evaluation.delay import LEAST_SEEN, DelayFigures, DetectionDelay
+from dff_ros.evaluation.ground_truth.truth import FrameTruth, Truth
 from dff_ros.evaluation.latencies import Latencies, timing_of
-from dff_ros.evaluation.motion import MotionMeter
+from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.measures.consistency import TemporalConsistency
+from dff_ros.evaluation.measures.delay import LEAST_SEEN, DelayFigures, DetectionDelay
+from dff_ros.evaluation.measures.motion import MotionMeter
+from dff_ros.evaluation.measures.scores import Scores
+from dff_ros.evaluation.measures.streaming import Live
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, as_recorded
-from dff_ros.evaluation.scores import Scores
-from dff_ros.evaluation.streaming import Live
-from dff_ros.evaluation.truth import FrameTruth, Truth
 from dff_ros.recording.frames import StampedFrame
 
 WARM_UP_STEPS = 6

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.average_precision import DetectionScore
-from dff_ros.evaluation.consistency import TemporalConsistency
-from dff_ros.evaluation.delay import DelayFigures
-from dff_ros.evaluation.metrics import SegmentationScore, mean_or_none
-from dff_ros.evaluation.motion import GROUPS
-from dff_ros.evaluation.object_motion import ap50_by_motion, boxes_by_motion
+from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.measures.average_precision import DetectionScore
+from dff_ros.evaluation.measures.consistency import TemporalConsistency
+from dff_ros.evaluation.measures.delay import DelayFigures
+from dff_ros.evaluation.measures.metrics import SegmentationScore, mean_or_none
+from dff_ros.evaluation.measures.motion import GROUPS
+from dff_ros.evaluation.measures.object_motion import ap50_by_motion, boxes_by_motion
 from dff_ros.evaluation.run import Replay, Tally
 
 Report = dict[str, Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dff_ros.evaluation.average_precision import AveragePrecision, DetectionScore
-from dff_ros.evaluation.metrics import SegmentationScore, describe, mean_or_none
-from dff_ros.evaluation.streaming import Live, Streaming
+from dff_ros.evaluation.measures.average_precision import AveragePrecision, DetectionScore
+from dff_ros.evaluation.measures.metrics import SegmentationScore, describe, mean_or_none
+from dff_ros.evaluation.measures.streaming import Live, Streaming
 
 Figures = dict[str, Any]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dff_ros.evaluation.average_precision import ScoredFrame, match_boxes, sum_up
+from dff_ros.evaluation.measures.average_precision import AveragePrecision, ScoredFrame, match_boxes, sum_up
 
 
 class BoxesByAge:
@@ -20,19 +21,38 @@ class BoxesByAge:
         self._firsts = np.cumsum([0, *self._ages])
         self._matched = match_boxes([frame for row in rows for frame in row], only_half=True) if any(self._ages) else None
 
-    def map50(self, frames: NDArray[np.intp], ages: NDArray[np.intp]) -> float | None:
-        """AP at IoU .5 of ``frames`` answered at ``ages``, or at the oldest measured; None where there is no box to find."""
+    def precision(self, frames: NDArray[np.intp], ages: NDArray[np.intp]) -> AgreedBoxes:
+        """AP at IoU .5 of ``frames`` answered at ``ages``, or at the oldest measured."""
         chosen = [
             int(self._firsts[frame]) + min(int(age), self._ages[frame] - 1)
             for frame, age in zip(frames, ages, strict=True)
             if self._ages[frame]
         ]
         if self._matched is None or not chosen:
-            return None
-        images, classes = int(self._firsts[-1]), len(self._matched.params.catIds)
+            return AgreedBoxes(None, None)
+        images, classes = int(self._firsts[-1]), self._matched.params.catIds
         part = copy.copy(self._matched)
         part.params = copy.copy(self._matched.params)
         part.params.imgIds = [image + 1 for image in chosen]  # COCO's images are counted from 1
         part._paramsEval = part.params
-        part.evalImgs = [self._matched.evalImgs[label * images + image] for label in range(classes) for image in chosen]
-        return sum_up(part).map50
+        rows = {label: [self._matched.evalImgs[place * images + image] for image in chosen] for place, label in enumerate(classes)}
+        part.evalImgs = [row for label in classes for row in rows[label]]
+        boxes = {int(label): sum(int((row["gtIgnore"] == 0).sum()) for row in rows[label] if row) for label in classes}
+        return agreed(sum_up(part), boxes)
+
+
+@dataclass(frozen=True)
+class AgreedBoxes:
+    """AP at IoU .5, None where there is no box to find."""
+
+    map50: float | None
+    """The mean over classes."""
+    ap50: float | None
+    """The mean weighted by the boxes of each class: where per-frame stands in for truth, what it saw once is no half of the loss."""
+
+
+def agreed(precision: AveragePrecision, boxes: Mapping[int, int]) -> AgreedBoxes:
+    """Both means; ``boxes`` are those to find of each class."""
+    found = [(value, boxes.get(label, 0)) for label, value in precision.by_class.items()]
+    total = sum(count for _, count in found)
+    return AgreedBoxes(precision.map50, sum(value * count for value, count in found) / total if total else None)

@@ -13,7 +13,7 @@ SIZES = (1.0, 0.8, 0.6)
 INTERVALS = (2, 3, 4, 5, 7, 10, 14)
 """Frames between key frames of fixed schedules: up to there the loss of every age is measured."""
 
-PRICES = (0.1, 0.2, 0.4, 0.8)
+PRICES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.8)
 RATES = (0.1, 0.2, 0.3)
 
 

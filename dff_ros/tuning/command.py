@@ -12,9 +12,9 @@ from tqdm import tqdm
 from dff_ros.core.bundle import Card
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.cameras import open_input
-from dff_ros.evaluation.given_truth import open_truth
+from dff_ros.evaluation.ground_truth.given_truth import open_truth
+from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.options import Parser, add_input, add_truth, check_input, count, positive
-from dff_ros.evaluation.truth import Truth
 from dff_ros.tuning.candidates import SIZES
 from dff_ros.tuning.outputs import FIGURES, PAGE, PARAMS, words, write_outputs
 from dff_ros.tuning.recommendation import TARGETS, parse_targets

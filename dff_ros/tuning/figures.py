@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dff_ros.evaluation.metrics import describe
+from dff_ros.evaluation.measures.metrics import describe
 from dff_ros.tuning.losses import Losses, Scores
 
 

@@ -3,7 +3,7 @@
 The reference is per-frame of the first bundle at its own input size, on the same frames. The loss of a task is
 
 - without truth: for segmentation the share of pixels whose class is another than the reference's; for detection 1 - AP50 with the
-  reference's detections in the place of truth;
+  reference's detections in the place of truth, the mean over classes weighted by their boxes;
 - with truth: the reference's mIoU or AP50 minus the candidate's (below 0 where the candidate is the better one).
 
 The loss of a candidate is the larger of its tasks' losses. Where truth is given for one task only, that task alone counts.
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dff_ros.evaluation.agreement import AgreementTable
-from dff_ros.evaluation.metrics import mean_or_none
+from dff_ros.evaluation.measures.metrics import mean_or_none
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 
 Indices = NDArray[np.intp]
@@ -25,10 +25,10 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one run, each None where it was not measured; ``agreement`` and ``agreement_map50`` are against the reference."""
+    """Of one run, each None where it was not measured; ``agreement`` and ``agreement_ap50`` are against the reference."""
 
     agreement: float | None
-    agreement_map50: float | None
+    agreement_ap50: float | None
     miou: float | None
     map50: float | None
 
@@ -62,9 +62,9 @@ class Answers:
         measured = len(frames) > 0 and not np.isnan(disagreement).any()
         return Scores(
             agreement=1.0 - float(disagreement.mean()) if measured else None,
-            agreement_map50=self.against_reference.map50(frames, ages),
+            agreement_ap50=self.against_reference.precision(frames, ages).ap50,
             miou=self._miou(frames, ages),
-            map50=self.against_truth.map50(frames, ages),
+            map50=self.against_truth.precision(frames, ages).map50,
         )
 
     def _miou(self, frames: Indices, ages: Indices) -> float | None:
@@ -81,7 +81,7 @@ def losses(scores: Scores, reference: Scores) -> Losses:
     by_truth = Losses(_below(reference.miou, scores.miou), _below(reference.map50, scores.map50))
     if by_truth.loss is not None:
         return by_truth
-    return Losses(_below(1.0, scores.agreement), _below(1.0, scores.agreement_map50))
+    return Losses(_below(1.0, scores.agreement), _below(1.0, scores.agreement_ap50))
 
 
 def _below(reference: float | None, score: float | None) -> float | None:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from dff_ros.core.results import Detections, Task
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.against_per_frame import as_truth
-from dff_ros.evaluation.agreement import TableRows, confusion
-from dff_ros.evaluation.average_precision import ScoredFrame, scorable
-from dff_ros.evaluation.every_age import OLDEST, Aged, EveryAge, Told
-from dff_ros.evaluation.truth import ClassBoxes, FrameTruth, Truth
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, FrameTruth, Truth
+from dff_ros.evaluation.measures.against_per_frame import as_truth
+from dff_ros.evaluation.measures.average_precision import ScoredFrame, scorable
+from dff_ros.evaluation.measures.every_age import OLDEST, Aged, EveryAge, Told
+from dff_ros.evaluation.schedule_study.agreement import TableRows, confusion
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 from dff_ros.tuning.candidates import Network

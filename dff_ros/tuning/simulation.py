@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dff_ros.engine.frame_pair import FramePair, Renewal, Schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.agreement import AgreementTable, pair_on
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, pair_on
 
 
 @dataclass(frozen=True)

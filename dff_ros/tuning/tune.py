@@ -15,8 +15,8 @@ from dff_ros.core.bundle import Card
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.every_age import OLDEST
-from dff_ros.evaluation.truth import Truth
+from dff_ros.evaluation.ground_truth.truth import Truth
+from dff_ros.evaluation.measures.every_age import OLDEST
 from dff_ros.recording.frames import Recording, StampedFrame
 from dff_ros.tuning.candidates import Candidate, candidates_for, networks_for
 from dff_ros.tuning.figures import Figures, figures

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.average_precision import DetectionScore
-from dff_ros.evaluation.metrics import SegmentationScore, mean_or_none
-from dff_ros.evaluation.truth import FrameTruth, Truth
+from dff_ros.evaluation.ground_truth.truth import FrameTruth, Truth
+from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.measures.average_precision import DetectionScore
+from dff_ros.evaluation.measures.metrics import SegmentationScore, mean_or_none
 from dff_ros.recording.frames import StampedFrame
+from dff_ros.tuning.boxes_by_age import agreed
 from dff_ros.tuning.figures import Figures, figures
 from dff_ros.tuning.losses import Scores, losses
 
@@ -92,9 +93,12 @@ class _Scoring:
             self.detection.add(0, truth.boxes, result.detections)
 
     def scores(self) -> Scores:
+        against = self.against.detection
+        boxes = against.boxes(average_ages=False)
+        counts = {label: boxes[name] or 0 for label, name in enumerate(self.classes[1])}
         return Scores(
             agreement=self.against.agreement,
-            agreement_map50=self.against.detection.precision(average_ages=False).map50,
+            agreement_ap50=agreed(against.precision(average_ages=False), counts).ap50,
             miou=mean_or_none(self.segmentation.iou(average_ages=False).values()) if self.segmentation else None,
             map50=self.detection.precision(average_ages=False).map50 if self.detection else None,
         )

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dff_ros.core.results import MINIMUM_SCORE, Detections
-from dff_ros.evaluation.metrics import Curve, curve, mean_or_none
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.metrics import Curve, curve, mean_or_none
 
 MOST_DETECTIONS = 100
 """Detections of one class in one frame that AP looks at, as COCO does."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from dff_ros.evaluation.truth import TruthError
+from dff_ros.evaluation.ground_truth.truth import TruthError
 from dff_ros.recording.bag_reader import BagReader
 from dff_ros.recording.bag_recording import StampedMessage, TopicMessages
 from dff_ros.recording.bags import listed

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import UNLABELLED
-from dff_ros.evaluation.truth import BoxSource, ClassBoxes, LabelSource, TruthError
+from dff_ros.evaluation.ground_truth.truth import BoxSource, ClassBoxes, LabelSource, TruthError
 from dff_ros.recording.drive import BOX_NAMES, CLASS_NAMES, DriveFrame
 from dff_ros.recording.frames import StampedFrame
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.against_per_frame import AgainstPerFrame
 from dff_ros.evaluation.arrivals import Answer, Arrival, Mailbox
-from dff_ros.evaluation.scores import Scores
+from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame
+from dff_ros.evaluation.measures.scores import Scores
 
 
 class Streaming(Scores):

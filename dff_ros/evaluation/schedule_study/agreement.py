@@ -19,9 +19,9 @@ from dff_ros.core.signals import SIGNALS, Signals
 from dff_ros.engine.frame_pair import FramePair, Renewal, Schedule
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
-from dff_ros.evaluation.every_age import OLDEST, EveryAge, Told
-from dff_ros.evaluation.oracle import Losses
-from dff_ros.evaluation.truth import LabelSource
+from dff_ros.evaluation.ground_truth.truth import LabelSource
+from dff_ros.evaluation.measures.every_age import OLDEST, EveryAge, Told
+from dff_ros.evaluation.schedule_study.oracle import Losses
 from dff_ros.recording.frames import StampedFrame
 
 

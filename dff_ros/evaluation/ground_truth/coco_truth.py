@@ -11,10 +11,10 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from dff_ros.evaluation.box_table import corners
-from dff_ros.evaluation.image_truth import ByFrame
-from dff_ros.evaluation.row_boxes import Box, RowBoxes
-from dff_ros.evaluation.truth import ClassBoxes, TruthError
+from dff_ros.evaluation.ground_truth.box_table import corners
+from dff_ros.evaluation.ground_truth.image_truth import ByFrame
+from dff_ros.evaluation.ground_truth.row_boxes import Box, RowBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, TruthError
 from dff_ros.recording.frames import StampedFrame
 
 IDENTITIES = ("track_id", "instance_id")

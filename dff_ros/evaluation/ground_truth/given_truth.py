@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dff_ros.core.bundle import Card
-from dff_ros.evaluation.box_table import read_box_table
-from dff_ros.evaluation.coco_truth import read_coco
-from dff_ros.evaluation.drive_truth import drive_truth
-from dff_ros.evaluation.image_truth import LabelImages, MaskBoxes
-from dff_ros.evaluation.row_boxes import RowBoxes, of_the_model
+from dff_ros.evaluation.ground_truth.box_table import read_box_table
+from dff_ros.evaluation.ground_truth.coco_truth import read_coco
+from dff_ros.evaluation.ground_truth.drive_truth import drive_truth
+from dff_ros.evaluation.ground_truth.image_truth import LabelImages, MaskBoxes
+from dff_ros.evaluation.ground_truth.row_boxes import RowBoxes, of_the_model
+from dff_ros.evaluation.ground_truth.topic_truth import TopicDetections, TopicLabels
+from dff_ros.evaluation.ground_truth.truth import BoxSource, LabelSource, Truth
 from dff_ros.evaluation.score_report import Report
-from dff_ros.evaluation.topic_truth import TopicDetections, TopicLabels
-from dff_ros.evaluation.truth import BoxSource, LabelSource, Truth
 from dff_ros.recording.bags import open_reader
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.average_precision import DetectionScore
-from dff_ros.evaluation.metrics import SegmentationScore
-from dff_ros.evaluation.truth import FrameTruth
+from dff_ros.evaluation.ground_truth.truth import FrameTruth
+from dff_ros.evaluation.measures.average_precision import DetectionScore
+from dff_ros.evaluation.measures.metrics import SegmentationScore
 
 
 class Scores:

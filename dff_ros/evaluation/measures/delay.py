@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.average_precision import overlap
-from dff_ros.evaluation.metrics import Curve
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.average_precision import overlap
+from dff_ros.evaluation.measures.metrics import Curve
 
 MATCH_IOU = 0.5
 

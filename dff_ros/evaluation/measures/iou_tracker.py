@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.average_precision import overlap
+from dff_ros.evaluation.measures.average_precision import overlap
 
 LEAST_OVERLAP = 0.3
 """IoU from which a box goes on a track. A person who walks past at 7 Hz overlaps by less than a half."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dff_ros.core.bundle import Card
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.frame_loss import RULE, Loss, loss_of
+from dff_ros.evaluation.ground_truth.truth import FrameTruth
+from dff_ros.evaluation.measures.frame_loss import RULE, Loss, loss_of
 from dff_ros.evaluation.observer import AnsweredFrame
-from dff_ros.evaluation.truth import FrameTruth
 from dff_ros.recording.frames import Frame
 from dff_ros.report.pictures import Answer, Palette, WorstFrame, pictures_of
 

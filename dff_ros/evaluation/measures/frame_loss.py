@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import UNLABELLED, Detections, LabelMap
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
 from dff_ros.evaluation.observer import AnsweredFrame
-from dff_ros.evaluation.truth import ClassBoxes
 from dff_ros.report.box_match import f1, unmatched
 
 RULE = (

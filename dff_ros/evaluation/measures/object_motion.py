@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections
-from dff_ros.evaluation.average_precision import ScoredFrame, average_precision, overlap
-from dff_ros.evaluation.motion import GROUPS
+from dff_ros.evaluation.measures.average_precision import ScoredFrame, average_precision, overlap
+from dff_ros.evaluation.measures.motion import GROUPS
 
 WINDOW = 10
 """Frames before and after."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from dff_ros.core.results import Detections
 from dff_ros.engine.stream import FrameResult
-from dff_ros.evaluation.average_precision import DetectionScore
-from dff_ros.evaluation.delay import DelayFigures
-from dff_ros.evaluation.iou_tracker import IouTracker
-from dff_ros.evaluation.metrics import Agreement, Curve, SegmentationScore, curve
-from dff_ros.evaluation.truth import ClassBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes
+from dff_ros.evaluation.measures.average_precision import DetectionScore
+from dff_ros.evaluation.measures.delay import DelayFigures
+from dff_ros.evaluation.measures.iou_tracker import IouTracker
+from dff_ros.evaluation.measures.metrics import Agreement, Curve, SegmentationScore, curve
 
 Key = TypeVar("Key", bound=Hashable)
 

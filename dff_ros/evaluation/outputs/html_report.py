@@ -13,9 +13,9 @@ from dff_ros import __version__
 from dff_ros.core.bundle import Card
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
+from dff_ros.evaluation.outputs.trace import TracedFrame, traced
+from dff_ros.evaluation.outputs.worst_frames import WorstFrames
 from dff_ros.evaluation.score_report import Report
-from dff_ros.evaluation.trace import TracedFrame, traced
-from dff_ros.evaluation.worst_frames import WorstFrames
 from dff_ros.recording.frames import Recording, StampedFrame
 from dff_ros.recording.opening import notes_of
 from dff_ros.report.frame_table import FrameTable

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dff_ros.evaluation.row_boxes import Box, RowBoxes
-from dff_ros.evaluation.truth import ClassBoxes, TruthError
+from dff_ros.evaluation.ground_truth.row_boxes import Box, RowBoxes
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, TruthError
 from dff_ros.recording.frames import StampedFrame
 
 COLUMNS = ("frame", "left", "top", "width", "height")

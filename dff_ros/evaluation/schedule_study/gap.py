@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.engine.frame_pair import Schedule
-from dff_ros.evaluation.agreement import AgreementTable, losses_of, play
-from dff_ros.evaluation.oracle import best_keys
+from dff_ros.evaluation.schedule_study.agreement import AgreementTable, losses_of, play
+from dff_ros.evaluation.schedule_study.oracle import best_keys
 
 PHASES = 10
 """Fixed schedules are taken at so many phases, evenly spread: which frame they begin with is chance."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import UNLABELLED
-from dff_ros.evaluation.truth import ClassBoxes, TruthError
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, TruthError
 from dff_ros.recording.frames import StampedFrame
 
 IMAGE_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".pgm"})

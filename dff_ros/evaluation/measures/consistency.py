@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dff_ros.core.results import UNLABELLED, LabelMap
-from dff_ros.evaluation.metrics import ConfusionMatrix, mean_or_none
-from dff_ros.evaluation.motion import Motion
+from dff_ros.evaluation.measures.metrics import ConfusionMatrix, mean_or_none
+from dff_ros.evaluation.measures.motion import Motion
 
 
 class TemporalConsistency:

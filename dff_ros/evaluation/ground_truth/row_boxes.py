@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dff_ros.evaluation.truth import ClassBoxes, TruthError
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, TruthError
 from dff_ros.recording.frames import StampedFrame
 
 Box = tuple[float, float, float, float]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dff_ros.evaluation.image_truth import ClassIds
-from dff_ros.evaluation.matched_messages import MatchedMessages
-from dff_ros.evaluation.truth import ClassBoxes, TruthError
+from dff_ros.evaluation.ground_truth.image_truth import ClassIds
+from dff_ros.evaluation.ground_truth.matched_messages import MatchedMessages
+from dff_ros.evaluation.ground_truth.truth import ClassBoxes, TruthError
 from dff_ros.image_encoding import EncodingError, to_frame
 from dff_ros.recording.bag_reader import BagReader
 from dff_ros.recording.bag_types import DETECTIONS, IMAGE

@@ -1,0 +1,1 @@
+"""What is true of a frame: from files, from topics of a bag, from a generated drive."""

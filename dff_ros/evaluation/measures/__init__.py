@@ -1,0 +1,1 @@
+"""The scores, each with one meaning."""

@@ -1,0 +1,1 @@
+"""What a replay writes while it runs: trace, video, bag, pictures and page."""

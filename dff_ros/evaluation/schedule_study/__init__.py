@@ -1,0 +1,1 @@
+"""Schedules against the oracle, on tables of every frame at every age of its key."""
