@@ -37,8 +37,8 @@ OLDEST = {"warp": 50, "branch": 16}
 
 MEASURING = (
     *("dff_ros/core/*.py", "dff_ros/engine/loading.py", "dff_ros/engine/preprocess.py", "dff_ros/engine/track.py"),
-    *("dff_ros/evaluation/schedule_study/agreement.py", "dff_ros/evaluation/ground_truth/*.py"),
-    *(f"dff_ros/evaluation/measures/{name}.py" for name in ("average_precision", "every_age")),
+    *("dff_ros/evaluation/ground_truth/*.py", "dff_ros/evaluation/schedule_study/agreement.py"),
+    *("dff_ros/evaluation/measures/average_precision.py", "dff_ros/evaluation/measures/every_age.py"),
     "benchmarks/schedules_tables.py",
 )
 """The code that tables come from, as patterns."""
@@ -129,9 +129,15 @@ class Measured:
 
 
 def code_digest(patterns: Iterable[str], root: Path = ROOT) -> str:
-    """A hash of what the files that match say to the machine: comments and docstrings do not count."""
+    """A hash of what the files that match say to the machine: comments and docstrings do not count.
+
+    Raises ValueError for a pattern that nothing matches: what has moved would not be noticed any more.
+    """
     total = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+    found = {pattern: list(root.glob(pattern)) for pattern in patterns}
+    if lost := [pattern for pattern, paths in found.items() if not paths]:
+        raise ValueError(f"patterns should match files of the project, got none for {', '.join(lost)}")
+    for path in sorted({path for paths in found.values() for path in paths}):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):

@@ -14,7 +14,7 @@ from schedules import MARKS
 from schedules_budget import Costed, budget_table, held_table
 from schedules_contenders import Study, contenders, curves, perfect_keys
 from schedules_report import RATES, SCORED, agreement_table, gap_table, score_table, sequence_table, spread_of
-from schedules_tables import MEASURED, AgedBoxes, Measured, Source, code_digest, measure
+from schedules_tables import LEARNING, MEASURED, MEASURING, AgedBoxes, Measured, Source, code_digest, measure
 from test_gap import OLDEST, made_up
 from test_schedule import AS_IT_IS
 from training_data import write_drive
@@ -144,6 +144,9 @@ def test_code_that_says_the_same_has_the_same_digest(tmp_path: Path) -> None:
     first = digest('"""About."""\ndef f():\n    """Doc."""\n    return 1\n')
     assert digest('def f():\n    # why\n    return (1)\n') == first
     assert digest("def f():\n    return 2\n") != first
+    with pytest.raises(ValueError, match=r"got none for b\.py"):
+        code_digest(["*.py", "b.py"], tmp_path)
+    assert len(code_digest(MEASURING)) == len(code_digest(LEARNING)) == len(first)
 
 
 def test_the_spread_of_intervals() -> None:
