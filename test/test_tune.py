@@ -17,7 +17,7 @@ from dff_ros.core.bundle import build_model, read_card, save_bundle
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.evaluation.ground_truth.drive_truth import drive_truth
 from dff_ros.evaluation.ground_truth.truth import Truth
-from dff_ros.evaluation.options import read_parameters
+from dff_ros.evaluation.parameter_files import read_parameters
 from dff_ros.evaluation.replay import main as replay
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.tuning.command import main
