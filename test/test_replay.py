@@ -19,7 +19,7 @@ from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.evaluation.fingerprint import without_timings
 from dff_ros.evaluation.ground_truth.truth import FrameTruth, Truth
 from dff_ros.evaluation.observer import AnsweredFrame
-from dff_ros.evaluation.options import NODE_ONLY, read_parameters
+from dff_ros.evaluation.parameter_files import NODE_ONLY, read_parameters
 from dff_ros.evaluation.replay import main
 from dff_ros.evaluation.run import KEY_DELAY, Tally, lock_step
 from dff_ros.recording.bags import BagWriter

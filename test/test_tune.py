@@ -12,15 +12,18 @@ import pytest
 import torch
 from browser import open_page
 from conftest import tiny_card
+from test_damaged_bags import cut, storage_file
+from test_replay_bags import bag_of
 
 from dff_ros.core.bundle import build_model, read_card, save_bundle
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.evaluation.fingerprint import cpu_name, versions
 from dff_ros.evaluation.ground_truth.drive_truth import drive_truth
 from dff_ros.evaluation.ground_truth.truth import Truth
-from dff_ros.evaluation.options import read_parameters
+from dff_ros.evaluation.parameter_files import read_parameters
 from dff_ros.evaluation.replay import main as replay
 from dff_ros.recording.drive import GeneratedDrive
-from dff_ros.tuning.command import main
+from dff_ros.tuning.command import main, parse_arguments, run
 from dff_ros.tuning.measuring import Measuring
 from dff_ros.tuning.tune import Tuning, Wish
 
@@ -72,6 +75,7 @@ def test_every_candidate_is_there_with_its_figures(tuned: Path) -> None:
     found = content(tuned)
     assert found["frames"] == found["frames_looked_at"] == FRAMES and found["segments"] == [[0, FRAMES - 1]]
     assert found["frame_interval_ms"] == pytest.approx(1e3 / RATE)
+    assert found["versions"] == versions() and found["machine"]["cpu"] == cpu_name()
     by_name = {one["name"]: one for one in found["candidates"]}
     assert len(by_name) == len(found["candidates"]) == 66
     per_frame = by_name["refined, per-frame, blocking"]["simulated"]
@@ -126,6 +130,17 @@ def test_a_target_out_of_reach_is_said_and_ends_with_1(
     assert "NOTHING REACHES THE TARGET" in capsys.readouterr().out
     assert "NOTHING REACHES THE TARGET" in (tmp_path / "params.yaml").read_text()
     assert content(tmp_path)["target_reached"] is False
+
+
+def test_what_of_a_bag_cannot_be_read_is_said(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = bag_of(tmp_path / "bag")
+    cut(storage_file(bag), 0.6)
+    monkeypatch.setattr("dff_ros.tuning.command.tune", lambda recording, *_, **__: [*recording])
+    monkeypatch.setattr("dff_ros.tuning.command.write_outputs", lambda *_, **__: [])
+    run(parse_arguments(["--bag", str(bag), "--model", str(tiny_bundle), "--to", str(tmp_path / "to")]), "dff_tune")
+    assert f"dff_tune: bag {bag} is incomplete: bag.mcap breaks off" in capsys.readouterr().err
 
 
 def interrupting(after: int) -> Any:

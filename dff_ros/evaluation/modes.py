@@ -9,13 +9,14 @@ from dff_ros.engine.adaptive import AdaptiveSchedule
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.schedule import FixedSchedule, Schedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.evaluation.every_offset import every_offset
 from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.latencies import Latencies
 from dff_ros.evaluation.observer import Observer
 from dff_ros.evaluation.options import PROPAGATION
 from dff_ros.evaluation.real_time import real_time
 from dff_ros.evaluation.recorded_keys import RecordedKeys
-from dff_ros.evaluation.run import KEY_DELAY, Replay, every_offset, lock_step
+from dff_ros.evaluation.run import KEY_DELAY, Replay, lock_step
 from dff_ros.recording.frames import StampedFrame
 
 

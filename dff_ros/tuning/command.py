@@ -15,6 +15,7 @@ from dff_ros.evaluation.cameras import open_input
 from dff_ros.evaluation.ground_truth.given_truth import open_truth
 from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.options import Parser, add_input, add_truth, check_input, count, positive
+from dff_ros.recording.opening import notes_of
 from dff_ros.tuning.candidates import SIZES
 from dff_ros.tuning.outputs import FIGURES, PAGE, PARAMS, words, write_outputs
 from dff_ros.tuning.recommendation import TARGETS, parse_targets
@@ -50,7 +51,9 @@ def run(options: argparse.Namespace, command: str) -> tuple[Tuned, list[Path]]:
     if options.to.exists() and not options.to.is_dir():
         raise ValueError(f"--to should be a folder, got {options.to}")
     options.to.mkdir(parents=True, exist_ok=True)
-    tuned = tune(open_input(options), wish_of(options), lambda card: truth_of(options, card), say=say)
+    recording = open_input(options)
+    tuned = tune(recording, wish_of(options), lambda card: truth_of(options, card), say=say)
+    say(*notes_of(recording))
     return tuned, write_outputs(options.to, tuned, given_settings(options), command=command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 import yaml
 
 from dff_ros import __version__
+from dff_ros.evaluation.fingerprint import cpu_name, versions
 from dff_ros.evaluation.report import write_report
 from dff_ros.tuning.candidates import Candidate
 from dff_ros.tuning.figures import Figures
@@ -118,8 +118,8 @@ def as_json(tuned: Tuned) -> dict[str, Any]:
             }
             for name, times in tuned.step_times.items()
         },
-        "versions": {"dff_ros": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "versions": versions(),
+        "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads()},
     }
 
 
