@@ -145,15 +145,14 @@ def peaks(folder: Path, options: argparse.Namespace) -> Iterator[str]:
     parameters = folder / "tiny_step.yaml"
     parameters.write_text("input_pixels: 20000\nschedule: fixed:30\n", encoding="utf-8")
     for storage in FORMATS:
-        found: dict[int, float] = {}
         for count in options.lengths:
             bag = folder / f"{storage}_{count}"
             write_long(bag, storage, count)
             size = sum(file.stat().st_size for file in bag.iterdir())
             arguments = ["--bag", bag, "--model", options.model, "--params", parameters, "--trace", folder / "trace.jsonl"]
-            found[count] = child(folder, arguments)["peak"] / MEBIBYTE
+            alone, beside = (child(folder, [*arguments, *more])["peak"] / MEBIBYTE for more in ([], ["--baseline"]))
             shutil.rmtree(bag)
-            yield f"| {storage} | {count} | {size / MEBIBYTE:.0f} | {found[count]:.0f} |"
+            yield f"| {storage} | {count} | {size / MEBIBYTE:.0f} | {alone:.0f} | {beside:.0f} |"
 
 
 def write_long(path: Path, storage: Any, count: int) -> None:
@@ -182,7 +181,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for row in overheads(Path(folder), options):
             print(row, flush=True)
-        print("\n| bag of 640x480 raw | frames | MiB on disk | peak memory MiB |\n|---|---|---|---|")
+        print("\n| bag of 640x480 raw | frames | MiB on disk | peak memory MiB | beside per-frame |\n|---|---|---|---|---|")
         for row in peaks(Path(folder), options):
             print(row, flush=True)
 
