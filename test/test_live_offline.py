@@ -25,8 +25,9 @@ from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.evaluation.recorded_keys import RecordedKeys, decisions
 from dff_ros.evaluation.run import lock_step
+from dff_ros.message_fields import boxes_of
 from dff_ros.node.child_process import ChildProcess
-from dff_ros.node.messages import boxes_of, stamp_of
+from dff_ros.node.messages import stamp_of
 from dff_ros.recording.bags import BagWriter, open_bag
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frame_info import DIAGNOSTIC_ARRAY, FrameInfo, read_frame_info
