@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dff_ros.engine.host import keep_freed_memory
 from dff_ros.evaluation.cameras import open_input
-from dff_ros.recording.frames import select
+from dff_ros.recording.frames import Recording, Selection, select
 from dff_ros.tuning.command import parse_arguments, say, truth_of, wish_of
 from dff_ros.tuning.figures import Figures
 from dff_ros.tuning.outputs import words
@@ -60,17 +60,23 @@ class HeldOut:
         return "\n".join([head, *rows, "", off])
 
 
+def halves(recording: Recording) -> tuple[Recording, Recording]:
+    """The first and the second half, also of a range: ranges count the frames of the source."""
+    whole, start = (recording.recording, recording.first) if isinstance(recording, Selection) else (recording, 0)
+    total = frames_of(recording)
+    return select(whole, start, start + total // 2 - 1), select(whole, start + total // 2, start + total - 1)
+
+
 def held_out(arguments: list[str] | None = None) -> HeldOut:
     """Tune on the first half, run on the second; raises ValueError or OSError in one line."""
     options = parse_arguments([*(sys.argv[1:] if arguments is None else arguments), "--to", "unused"])
     recording, wish = open_input(options), wish_of(options)
-    total = frames_of(recording)
-    first, second = select(recording, 0, total // 2 - 1), select(recording, total // 2, total - 1)
+    first, second = halves(recording)
     tuned = tune(first, wish, lambda card: truth_of(options, card), say=say)
     print("\n".join(words(tuned)), flush=True)
     chosen = tuned.recommended.candidate
     again = Tuning(second, wish, lambda card: truth_of(options, card))
-    return HeldOut(f"{recording.description}: {chosen.name}", tuned.recommended.figures, again.run(chosen, taken(second, [(0, total)])))
+    return HeldOut(f"{recording.description}: {chosen.name}", tuned.recommended.figures, again.run(chosen, taken(second, [(0, frames_of(second))])))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from test_gap import made_up
-from tuning import HeldOut
+from tuning import HeldOut, halves
 
 from dff_ros.core.results import Detections
 from dff_ros.engine.schedule import TimedSchedule, parse_schedule
@@ -17,6 +17,7 @@ from dff_ros.evaluation.ground_truth.truth import ClassBoxes
 from dff_ros.evaluation.measures.average_precision import ScoredFrame, average_precision
 from dff_ros.evaluation.schedule_study.agreement import AgreementTable
 from dff_ros.recording.drive import GeneratedDrive
+from dff_ros.recording.frames import select
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 from dff_ros.tuning.candidates import Candidate, Network, candidates_for, networks_for, timed
 from dff_ros.tuning.figures import Figures
@@ -245,3 +246,11 @@ def test_a_recommendation_holds_within_half_a_point_and_a_tenth_of_its_latency(l
     outcome = HeldOut("drive", promised=figures(0.02, 50.0), found=figures(loss, p95))
     assert outcome.holds == holds
     assert ("DOES NOT HOLD" in outcome.table()) != holds
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_halves_are_of_the_range_that_is_tuned_on(first: int) -> None:
+    drive = GeneratedDrive(0, 20, width=48, height=32)
+    indices = [[item.index for item in half] for half in halves(select(drive, first, first + 8))]
+    assert indices == [list(range(first, first + 4)), list(range(first + 4, first + 9))]
+    assert [len(half) for half in halves(drive)] == [10, 10]
