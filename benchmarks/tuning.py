@@ -76,7 +76,8 @@ def held_out(arguments: list[str] | None = None) -> HeldOut:
     print("\n".join(words(tuned)), flush=True)
     chosen = tuned.recommended.candidate
     again = Tuning(second, wish, lambda card: truth_of(options, card))
-    return HeldOut(f"{recording.description}: {chosen.name}", tuned.recommended.figures, again.run(chosen, taken(second, [(0, frames_of(second))])))
+    found = again.run(chosen, taken(second, [(0, frames_of(second))]))
+    return HeldOut(f"{recording.description}: {chosen.name}", tuned.recommended.figures, found)
 
 
 def main(arguments: list[str] | None = None) -> int:
