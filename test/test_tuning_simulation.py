@@ -16,19 +16,19 @@ from dff_ros.engine.stream import FeatureFlowStream
 from dff_ros.evaluation.schedule_study.agreement import AgreementTable, join_tables, measure_table, play
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import StampedFrame
-from dff_ros.tuning.simulation import Played, Simulation, StepTimes
+from dff_ros.tuning.simulation import MeasuredSteps, Played, Simulation
 
 INTERVAL_MS = 66.0
-AT_ONCE = StepTimes(key=(0.0,), propagated=(0.0,))
+AT_ONCE = MeasuredSteps(key=(0.0,), propagated=(0.0,))
 
 
-def simulated(table: AgreementTable, times: StepTimes, schedule: str, **changes: object) -> Played:
+def simulated(table: AgreementTable, times: MeasuredSteps, schedule: str, **changes: object) -> Played:
     settings = EngineSettings(max_key_age=0.0, max_gap=0.0).with_values({"schedule": schedule, **changes})
     return Simulation(table, times, parse_schedule(schedule, settings), settings).play()
 
 
 def test_a_key_frame_that_blocks_makes_the_next_frames_late() -> None:
-    played = simulated(made_up(8, 0), StepTimes(key=(100.0,), propagated=(20.0,)), "fixed:3")
+    played = simulated(made_up(8, 0), MeasuredSteps(key=(100.0,), propagated=(20.0,)), "fixed:3")
     # Frame 0 is the key before the clock. Frame 3 arrives at 198 and is done at 298; frame 4 came at 264 and waits 34 ms.
     assert played.frames.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert played.distances.tolist() == [1, 2, 0, 1, 2, 0, 1]
@@ -38,7 +38,7 @@ def test_a_key_frame_that_blocks_makes_the_next_frames_late() -> None:
 
 
 def test_the_newest_frame_is_taken_and_those_before_it_are_dropped() -> None:
-    played = simulated(made_up(8, 0), StepTimes(key=(150.0,), propagated=(20.0,)), "fixed:2")
+    played = simulated(made_up(8, 0), MeasuredSteps(key=(150.0,), propagated=(20.0,)), "fixed:2")
     # Frame 2, a key, keeps the engine from 132 to 282: frame 3 (198) is dropped for frame 4 (264), which is processed at age 1.
     assert played.frames.tolist() == [1, 2, 4, 5, 7]
     assert played.distances.tolist() == [1, 0, 2, 0, 2]
@@ -47,7 +47,7 @@ def test_the_newest_frame_is_taken_and_those_before_it_are_dropped() -> None:
 
 
 def test_a_key_frame_aside_takes_over_when_it_is_ready() -> None:
-    times = StepTimes(key=(100.0,), propagated=(20.0,), beside=(30.0,), aside=(140.0,))
+    times = MeasuredSteps(key=(100.0,), propagated=(20.0,), beside=(30.0,), aside=(140.0,))
     played = simulated(made_up(9, 0), times, "fixed:3", key_frames="aside")
     # Ordered at frame 3 (198 ms), ready at 338: frames 4 (264) and 5 (330) still have the old key, frame 6 (396) has the new one, at age 3,
     # which is when the next is due.
@@ -57,7 +57,7 @@ def test_a_key_frame_aside_takes_over_when_it_is_ready() -> None:
 
 
 def test_times_are_drawn_in_order_and_again() -> None:
-    played = simulated(made_up(6, 0), StepTimes(key=(100.0,), propagated=(1.0, 2.0)), "fixed:9")
+    played = simulated(made_up(6, 0), MeasuredSteps(key=(100.0,), propagated=(1.0, 2.0)), "fixed:9")
     assert played.latency_ms == pytest.approx([1, 2, 1, 2, 1])
 
 
@@ -105,7 +105,7 @@ def test_the_engine_makes_the_same_key_frames(model: LoadedModel, drive: list[St
     settings = EngineSettings(schedule=schedule, max_key_age=0.0, adaptive_price=0.05, key_frames=mode)
     table = measure_table(drive, model, settings)
     # A key aside that takes two and a half frames is there for the third frame after its own.
-    times = StepTimes(key=(20.0,), propagated=(20.0,), aside=(250.0,))
+    times = MeasuredSteps(key=(20.0,), propagated=(20.0,), aside=(250.0,))
     stream = FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, 3))
     results = [stream.step(item.frame, item.stamp) for item in drive]
     played = Simulation(table, times, parse_schedule(schedule, settings, estimator=model.card.estimator), settings).play()

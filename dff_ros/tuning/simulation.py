@@ -19,7 +19,7 @@ from dff_ros.evaluation.schedule_study.agreement import AgreementTable, pair_on
 
 
 @dataclass(frozen=True)
-class StepTimes:
+class MeasuredSteps:
     """Milliseconds of steps of each kind; they are drawn in order, and again from the beginning when they run out."""
 
     key: tuple[float, ...]
@@ -67,7 +67,7 @@ class _Log:
 class Simulation:
     """One candidate on one table. Times of the clock are milliseconds by the stamps."""
 
-    def __init__(self, table: AgreementTable, times: StepTimes, schedule: Schedule, settings: EngineSettings) -> None:
+    def __init__(self, table: AgreementTable, times: MeasuredSteps, schedule: Schedule, settings: EngineSettings) -> None:
         self._table, self._schedule, self._settings = table, schedule, settings
         self._arrivals: list[float] = ((table.stamps - table.stamps[0]) / 1e6).tolist()
         self._key, self._propagated = _drawn(times.key), _drawn(times.propagated)

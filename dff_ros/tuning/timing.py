@@ -11,7 +11,7 @@ from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.tuning.candidates import Candidate
-from dff_ros.tuning.simulation import StepTimes
+from dff_ros.tuning.simulation import MeasuredSteps
 
 STEPS = 36
 """Steps of each run."""
@@ -27,17 +27,17 @@ PAUSE_MS = 30.0
 Way = tuple[bool, bool]
 """Whether the schedule is an adaptive one, and whether key frames are made aside."""
 
-Times = Mapping[Way, StepTimes]
+Times = Mapping[Way, MeasuredSteps]
 
 
-def times_of(candidate: Candidate, times: Times) -> StepTimes:
+def times_of(candidate: Candidate, times: Times) -> MeasuredSteps:
     """Those of the candidate's way of running."""
     return times[candidate.adaptive, candidate.key_frames == "aside"]
 
 
 def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence[StampedFrame], *, interval_ms: float) -> Times:
     """Time all ways of running one network on ``frames``, played forwards and backwards with a pause that such a frame interval leaves."""
-    times: dict[Way, StepTimes] = {}
+    times: dict[Way, MeasuredSteps] = {}
     for adaptive, aside in itertools.product((False, True), repeat=2):
         # An adaptive schedule that looks at every frame, whose age limit decides: the same keys as the fixed one's.
         changes: dict[str, object] = {"schedule": "adaptive" if adaptive else f"fixed:{KEY_INTERVAL}", "max_key_age": 0.0}
@@ -63,7 +63,7 @@ def back_and_forth(frames: Sequence[StampedFrame], count: int) -> Iterator[Stamp
     return itertools.islice(itertools.cycle([*frames, *reversed(frames[1:-1])]), count)
 
 
-def sort_times(results: Sequence[FrameResult], blocking: StepTimes | None) -> StepTimes:
+def sort_times(results: Sequence[FrameResult], blocking: MeasuredSteps | None) -> MeasuredSteps:
     """The times of a run by kind. What does not occur in it (key frames that block, where they are made aside) is ``blocking``'s."""
     key: list[float] = []
     propagated: list[float] = []
@@ -80,4 +80,4 @@ def sort_times(results: Sequence[FrameResult], blocking: StepTimes | None) -> St
         before = result
     if blocking is not None:
         key, propagated = key or [*blocking.key], propagated or [*blocking.propagated]
-    return StepTimes(tuple(key), tuple(propagated), tuple(beside), tuple(aside))
+    return MeasuredSteps(tuple(key), tuple(propagated), tuple(beside), tuple(aside))

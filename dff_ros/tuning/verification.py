@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.evaluation.ground_truth.truth import FrameTruth, Truth
 from dff_ros.evaluation.measures.against_per_frame import AgainstPerFrame
-from dff_ros.evaluation.measures.average_precision import DetectionScore
-from dff_ros.evaluation.measures.metrics import SegmentationScore, mean_or_none
+from dff_ros.evaluation.measures.metrics import mean_or_none
+from dff_ros.evaluation.measures.scores import Scores as TruthScores
 from dff_ros.recording.frames import StampedFrame
 from dff_ros.tuning.boxes_by_age import agreed
 from dff_ros.tuning.figures import Figures, figures
@@ -71,31 +71,22 @@ def held(frames: Iterable[tuple[bool, StampedFrame]]) -> Iterator[list[StampedFr
         yield piece
 
 
-@dataclass
-class _Scoring:
+class _Scoring(TruthScores):
     """One way of running against the truth and against the reference."""
 
-    classes: tuple[tuple[str, ...], tuple[str, ...]]
-    score_threshold: float
-    against: AgainstPerFrame = field(init=False)
-    segmentation: SegmentationScore = field(init=False)
-    detection: DetectionScore = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.against = AgainstPerFrame(*self.classes, score_threshold=self.score_threshold)
-        self.segmentation, self.detection = SegmentationScore(self.classes[0]), DetectionScore(self.classes[1])
+    def __init__(self, segmentation_classes: tuple[str, ...], detection_classes: tuple[str, ...], *, score_threshold: float) -> None:
+        super().__init__(segmentation_classes, detection_classes)
+        self.detection_classes = detection_classes
+        self.against = AgainstPerFrame(segmentation_classes, detection_classes, score_threshold=score_threshold)
 
     def add(self, result: FrameResult, reference: FrameResult, truth: FrameTruth) -> None:
         self.against.add(result, reference, age=0)
-        if truth.labels is not None and result.label_map is not None:
-            self.segmentation.add(0, truth.labels, result.label_map.labels)
-        if truth.boxes and result.detections is not None:
-            self.detection.add(0, truth.boxes, result.detections)
+        self.score(result, truth, age=0)
 
     def scores(self) -> Scores:
         against = self.against.detection
         boxes = against.boxes(average_ages=False)
-        counts = {label: boxes[name] or 0 for label, name in enumerate(self.classes[1])}
+        counts = {label: boxes[name] or 0 for label, name in enumerate(self.detection_classes)}
         return Scores(
             agreement=self.against.agreement,
             agreement_ap50=agreed(against.precision(average_ages=False), counts).ap50,
@@ -117,8 +108,8 @@ def verify(
     ``reference`` is run per frame on the same frames, out of the clock. Raises ValueError where no two frames follow each other.
     """
     card = model.card
-    classes = (card.segmentation_classes, card.detection_classes)
-    run, per_frame = (_Scoring(classes, settings.score_threshold) for _ in range(2))
+    classes = card.segmentation_classes, card.detection_classes
+    run, per_frame = (_Scoring(*classes, score_threshold=settings.score_threshold) for _ in range(2))
     own = FeatureFlowStream(reference[0], reference[1].with_values({"schedule": "per-frame"}))
     answers: list[tuple[bool, float]] = []
     arrived = 0
