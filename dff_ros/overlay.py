@@ -16,6 +16,10 @@ BOX_COLOURS: tuple[Colour, ...] = ((255, 82, 82), (64, 196, 255), (255, 214, 64)
 """Colours of the boxes by label; brighter than the mask, so that they stand out from it."""
 
 MASK_OPACITY = 0.45
+
+OVERLAY_JPEG_QUALITY = 85
+"""Of the compressed picture, where nobody says."""
+
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK: Colour = (16, 16, 16)
 _WHITE: Colour = (255, 255, 255)

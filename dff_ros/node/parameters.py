@@ -10,6 +10,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from dff_ros.engine.settings import setting, validate
+from dff_ros.overlay import OVERLAY_JPEG_QUALITY
 
 S = TypeVar("S")
 
@@ -37,7 +38,7 @@ class NodeSettings:
         "", "TwistStamped or Imu topic of a sensor that turns with the camera, a hint to adaptive schedules; empty for none"
     )
     motion_type: str = setting("auto", "what motion_topic carries; auto finds it out", choices=("auto", "twist", "imu"))
-    jpeg_quality: int = setting(85, "quality of overlay/compressed", minimum=1, maximum=100, dynamic=True)
+    jpeg_quality: int = setting(OVERLAY_JPEG_QUALITY, "quality of overlay/compressed", minimum=1, maximum=100, dynamic=True)
 
     def __post_init__(self) -> None:
         validate(self)

@@ -15,15 +15,12 @@ from dff_ros.engine.stream import FrameResult
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
 from dff_ros.image_encoding import Frame
 from dff_ros.message_fields import caption, centre_and_size, frame_info_values, label_names
-from dff_ros.overlay import draw_results
+from dff_ros.overlay import OVERLAY_JPEG_QUALITY, draw_results
 from dff_ros.recording.bag_types import DETECTIONS, DIAGNOSTICS, LABEL_INFO
 from dff_ros.recording.bags import BagWriter
 
 NODE = "dff"
 """Name of the node whose topics these are."""
-
-JPEG_QUALITY = 85
-"""Of the overlay, as the node's ``jpeg_quality``."""
 
 
 class BagOutput:
@@ -74,7 +71,7 @@ class CameraTopics(Observer):
         self._writer.write(f"{self._prefix}/frame_info", DIAGNOSTICS, self._frame_info(header, result, times), at)
         picture = self._overlay(item.frame, result, shown)
         self._writer.write_compressed(
-            f"{self._prefix}/overlay/compressed", picture, item.stamp, quality=JPEG_QUALITY, frame_id=item.frame_id, at=at
+            f"{self._prefix}/overlay/compressed", picture, item.stamp, quality=OVERLAY_JPEG_QUALITY, frame_id=item.frame_id, at=at
         )
 
     def _write_label_info(self, header: Any, at: int) -> None:
