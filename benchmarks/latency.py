@@ -198,7 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="street")
     parser.add_argument("--schedule", default="fixed:10", help="of blocking and aside alike")
-    parser.add_argument("--key-threads", type=int, default=0, help="as the parameter key_threads")
+    parser.add_argument("--key-share", type=float, default=EngineSettings.key_share, help="as the parameter key_share")
     parser.add_argument("--count", type=int, default=300, help="frames of each run")
     parser.add_argument("--rates", default="15", help="further arrival rates in Hz, with commas between")
     parser.add_argument("--video", type=Path)
@@ -213,7 +213,7 @@ def main() -> None:
     """Print the tables."""
     options = parse_arguments()
     keep_freed_memory()  # as the node does
-    common = EngineSettings(model=options.model, max_key_age=0.0, max_gap=0.0, schedule=options.schedule, key_threads=options.key_threads)
+    common = EngineSettings(model=options.model, max_key_age=0.0, max_gap=0.0, schedule=options.schedule, key_share=options.key_share)
     ways = {
         "blocking": common.with_values({"key_frames": "blocking"}),
         "aside": common.with_values({"key_frames": "aside"}),

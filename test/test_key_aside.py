@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from dff_ros.core.signals import surprise
 from dff_ros.engine import adaptive
 from dff_ros.engine.adaptive import AdaptiveSchedule, Correction
 from dff_ros.engine.frame_pair import Decision, FramePair
-from dff_ros.engine.key_worker import DelayedKeyWorker, KeyFeature, ThreadKeyWorker, ThreadShares
+from dff_ros.engine.key_worker import DelayedKeyWorker, KeyFeature, ThreadKeyWorker
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
+from dff_ros.engine.turns import Turns
 
 MS = 1_000_000
 MINUTE = 60.0
@@ -299,14 +301,6 @@ def test_a_delay_is_at_least_a_frame(model: LoadedModel) -> None:
         DelayedKeyWorker(model, 0)
 
 
-@pytest.mark.parametrize(
-    ("total", "wanted", "shares"), [(1, 0, (1, 1)), (2, 0, (1, 1)), (16, 0, (8, 8)), (16, 3, (3, 13)), (4, 9, (4, 1))]
-)
-def test_cores_are_shared(total: int, wanted: int, shares: tuple[int, int]) -> None:
-    split = ThreadShares.split(total, wanted)
-    assert (split.key, split.own) == shares
-
-
 # From here on with the real worker: a thread, which a gate holds inside the feature network until a test lets it pass.
 
 
@@ -419,30 +413,54 @@ def test_a_stream_that_nobody_holds_takes_its_thread_along(model: LoadedModel, g
     wait_until(lambda: not any(thread.is_alive() for thread in gate.threads), "the thread's end")
 
 
-def test_the_key_has_its_share_of_the_cores_while_it_is_in_flight(model: LoadedModel, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_has_as_many_threads_as_the_stream(model: LoadedModel, gate: Gate) -> None:
     before = torch.get_num_threads()
-    seen: list[int] = []
-    head = model.networks.head(Task.SEGMENTATION)
-    original = head.forward
-    monkeypatch.setattr(head, "forward", lambda feature: seen.append(torch.get_num_threads()) or original(feature))
     try:
-        torch.set_num_threads(4)
-        video = threaded(model, key_threads=1)
-        play(video, 7)
+        torch.set_num_threads(3)
+        video = threaded(model)
+        play(video, 6)
         assert gate.entered.wait(MINUTE)
-        assert (seen, gate.torch_threads) == ([4] * 5 + [3] * 2, [1])
-        assert torch.get_num_threads() == 4  # between steps too
+        assert gate.torch_threads == [3] and torch.get_num_threads() == 3
         gate.opened.set()
-        wait_until(lambda: ready(video), "the key")
-        show(video, 7)
-        assert seen[-1] == 4
         assert video.close(MINUTE)
     finally:
         torch.set_num_threads(before)
 
 
+def test_nothing_of_a_key_is_computed_during_a_step(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_step, during = threading.Event(), []
+    trunk_operation = torch.nn.functional.relu
+
+    def relu(*inputs: Any, **options: Any) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            during.append(in_step.is_set())
+        return trunk_operation(*inputs, **options)
+
+    head = model.networks.head(Task.SEGMENTATION)
+    decode = head.decode
+
+    def slow_decode(*inputs: Any) -> Any:
+        in_step.set()
+        time.sleep(0.02)  # the thread would get through the whole network meanwhile
+        in_step.clear()
+        return decode(*inputs)
+
+    video = threaded(model, key_share=0.0)
+    play(video, 5)
+    monkeypatch.setattr(torch.nn.functional, "relu", relu)
+    monkeypatch.setattr(head, "decode", slow_decode)
+    show(video, 5)
+    index = 6
+    while not ready(video):
+        show(video, index)
+        index += 1
+        assert index < 1000
+    assert during and not any(during)
+    assert video.close(MINUTE)
+
+
 def test_a_worker_gives_back_what_it_computed_once(model: LoadedModel) -> None:
-    worker = ThreadKeyWorker(model, ThreadShares.split(1))
+    worker = ThreadKeyWorker(model, Turns(0.0))
     image = torch.rand(1, 3, 96, 128)
     with torch.inference_mode():
         expected = model.extract(image)

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
+from dff_ros.engine.key_worker import DelayedKeyWorker
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
 from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.observer import AnsweredFrame, Observer
-from dff_ros.evaluation.recorded_keys import RecordedKeys, RecordedKeyWorker, decisions
+from dff_ros.evaluation.recorded_keys import RecordedKeys, decisions
 from dff_ros.evaluation.replay import main
 from dff_ros.evaluation.run import lock_step
 from dff_ros.recording.bags import BagWriter
@@ -150,19 +149,6 @@ def test_a_replay_answers_as_the_live_run_did(model: LoadedModel, drive: list[St
     assert (aside >= 2) == (key_frames == "aside") and sum(r.is_key for r in live) >= 2
     masks = [result.label_map.labels.tobytes() for result in live if result.label_map is not None]
     assert len(set(masks)) == len(masks)  # a wrong key would show
-
-
-def test_a_key_aside_is_computed_with_as_many_threads_as_live(
-    model: LoadedModel, drive: list[StampedFrame], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The last bits of a feature depend on their number."""
-    threads: list[int] = []
-    extract = model.networks.feature_network.forward
-    monkeypatch.setattr(model.networks.feature_network, "forward", lambda image: threads.append(torch.get_num_threads()) or extract(image))
-    keys = RecordedKeys(run_of_nine())
-    worker = RecordedKeyWorker(model, keys, ThreadShares(total=1, key=2))
-    worker.start(torch.zeros(1, 3, 96, 128))
-    assert threads == [2] and torch.get_num_threads() == 1
 
 
 def test_the_frames_before_the_first_known_key_are_left_out(model: LoadedModel, drive: list[StampedFrame]) -> None:

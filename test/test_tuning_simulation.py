@@ -47,10 +47,10 @@ def test_the_newest_frame_is_taken_and_those_before_it_are_dropped() -> None:
 
 
 def test_a_key_frame_aside_takes_over_when_it_is_ready() -> None:
-    times = MeasuredSteps(key=(100.0,), propagated=(20.0,), beside=(30.0,), aside=(140.0,))
+    times = MeasuredSteps(key=(100.0,), propagated=(20.0,), beside=(30.0,), aside=(100.0,))
     played = simulated(made_up(9, 0), times, "fixed:3", key_frames="aside")
-    # Ordered at frame 3 (198 ms), ready at 338: frames 4 (264) and 5 (330) still have the old key, frame 6 (396) has the new one, at age 3,
-    # which is when the next is due.
+    # Ordered at frame 3 (198 ms), computed for 36 ms after each step: frames 4 (264) and 5 (330) find it not yet done, frame 6 (396)
+    # has the new one, at age 3, which is when the next is due.
     assert played.distances.tolist() == [1, 2, 3, 4, 5, 3, 4, 5]
     assert played.made_key.tolist() == [False, False, True, False, False, True, False, False]
     assert played.latency_ms == pytest.approx([20, 20, 30, 30, 30, 30, 30, 30])
@@ -104,8 +104,8 @@ def drive() -> list[StampedFrame]:
 def test_the_engine_makes_the_same_key_frames(model: LoadedModel, drive: list[StampedFrame], schedule: str, mode: str) -> None:
     settings = EngineSettings(schedule=schedule, max_key_age=0.0, adaptive_price=0.05, key_frames=mode)
     table = measure_table(drive, model, settings)
-    # A key aside that takes two and a half frames is there for the third frame after its own.
-    times = MeasuredSteps(key=(20.0,), propagated=(20.0,), aside=(250.0,))
+    # A key aside that takes two and a half times what a step leaves of a frame's time is there for the third frame after its own.
+    times = MeasuredSteps(key=(20.0,), propagated=(20.0,), aside=(200.0,))
     stream = FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, 3))
     results = [stream.step(item.frame, item.stamp) for item in drive]
     played = Simulation(table, times, parse_schedule(schedule, settings, estimator=model.card.estimator), settings).play()

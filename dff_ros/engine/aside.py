@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 from dff_ros.core.results import ImageGeometry
-from dff_ros.engine.key_worker import KeyWorker, ThreadShares
+from dff_ros.engine.key_worker import KeyWorker
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
 
@@ -27,12 +23,10 @@ class Order:
 class KeyFrameAside:
     """At most one key frame in flight. Told of every frame after the order, so that its track is up to date when its feature is ready."""
 
-    def __init__(self, model: LoadedModel, worker: KeyWorker, shares: ThreadShares) -> None:
+    def __init__(self, model: LoadedModel, worker: KeyWorker) -> None:
         self._model = model
         self._worker = worker
-        self._shares = shares if model.device.type == "cpu" else None
         self._order: Order | None = None
-        self._left_cores = False
 
     @property
     def in_flight(self) -> bool:
@@ -43,7 +37,6 @@ class KeyFrameAside:
         """Have the feature of the current frame computed."""
         self._worker.start(prepared.image)
         self._order = Order(prepared, geometry, stamp, Way(self._model, prepared))
-        self._leave_cores()
 
     def advance(self, step: Step) -> None:
         """The video went on by ``step``."""
@@ -73,19 +66,3 @@ class KeyFrameAside:
         """Forget it and end the worker; False where that is still busy after ``timeout`` seconds."""
         self._order = None
         return self._worker.close(timeout)
-
-    @contextmanager
-    def sharing_cores(self) -> Iterator[None]:
-        """While a key frame is in flight, the block leaves it its share of the cores."""
-        self._leave_cores()
-        try:
-            yield
-        finally:
-            if self._shares is not None and self._left_cores:
-                self._left_cores = False
-                torch.set_num_threads(self._shares.total)
-
-    def _leave_cores(self) -> None:
-        if self._shares is not None and self._order is not None:
-            self._left_cores = True
-            torch.set_num_threads(self._shares.own)

@@ -11,44 +11,17 @@ import torch
 from torch import Tensor
 
 from dff_ros.engine.loading import LoadedModel
-from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.step_times import Timing
+from dff_ros.engine.turns import Turns
 
 
 @dataclass(frozen=True)
 class KeyFeature:
-    """A key frame's feature (1, C, H / stride, W / stride), what is warped of it, and the milliseconds they took."""
+    """A key frame's feature (1, C, H / stride, W / stride), what is warped of it, and the milliseconds they took, waiting not counted."""
 
     feature: Tensor
     carried: Tensor
     took_ms: float
-
-
-@dataclass(frozen=True)
-class ThreadShares:
-    """CPU threads of torch, for the calling thread alone: the stream has ``total``, and ``own`` while ``key`` of them compute a key frame.
-
-    torch counts threads for each thread that calls it, but a thread's first call takes over the count that was set last, wherever that was:
-    so every share is set explicitly and ``total`` set again afterwards.
-    """
-
-    total: int
-    key: int
-
-    @classmethod
-    def split(cls, total: int, wanted: int = 0) -> ThreadShares:
-        """``wanted`` threads for key frames, 0 for half of them; nobody gets less than one or more than there are."""
-        return cls(total, min(wanted or max(1, total // 2), total))
-
-    @classmethod
-    def of(cls, settings: EngineSettings) -> ThreadShares:
-        """As the settings split what torch has."""
-        return cls.split(settings.threads or torch.get_num_threads(), settings.key_threads)
-
-    @property
-    def own(self) -> int:
-        """What is left to the stream."""
-        return max(1, self.total - self.key)
 
 
 class KeyWorker(Protocol):
@@ -67,7 +40,7 @@ class KeyWorker(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Nobody wants the feature any more. What is being computed cannot be interrupted; its result is dropped."""
+        """Nobody wants the feature any more: what is being computed stops soon, and its result is dropped."""
         ...
 
     def close(self, timeout: float | None = None) -> bool:
@@ -76,15 +49,15 @@ class KeyWorker(Protocol):
 
 
 class ThreadKeyWorker:
-    """A thread of its own with its share of the cores; on a GPU also a queue of low priority.
+    """A thread of its own: on a CPU it computes when it has its turn, on a GPU in a queue of low priority.
 
-    The thread starts with the first image and ends with ``close`` or with the worker. One that was cancelled while it computed begins
-    with the next image when it is done.
+    The thread starts with the first image and ends with ``close`` or with the worker. One that was cancelled begins with the next image
+    when the operation it was in is done, on a GPU when all of them are.
     """
 
-    def __init__(self, model: LoadedModel, shares: ThreadShares) -> None:
+    def __init__(self, model: LoadedModel, turns: Turns) -> None:
         self._model = model
-        self._shares = shares
+        self._turns = turns
         on_gpu = model.device.type == "cuda"
         self._queue = torch.cuda.Stream(model.device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._executor: ThreadPoolExecutor | None = None
@@ -96,7 +69,7 @@ class ThreadKeyWorker:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="dff_key")
         if self._queue is None:
-            future = self._executor.submit(_compute, self._model, image, self._shares)
+            future = self._executor.submit(_compute_in_turn, self._model, image, self._turns, torch.get_num_threads())
         else:
             future = self._executor.submit(_compute_on_gpu, self._model, image, torch.cuda.current_stream().record_event(), self._queue)
         self._wanted = future
@@ -120,7 +93,8 @@ class ThreadKeyWorker:
     def cancel(self) -> None:
         """Drop what is waiting or being computed."""
         if self._wanted is not None:
-            self._wanted.cancel()
+            if not self._wanted.cancel():
+                self._turns.cancel()
             self._wanted = None
 
     def close(self, timeout: float | None = None) -> bool:
@@ -142,16 +116,20 @@ def _extract(model: LoadedModel, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def _compute(model: LoadedModel, image: Tensor, shares: ThreadShares) -> KeyFeature:
+def _compute(model: LoadedModel, image: Tensor) -> KeyFeature:
     started = time.perf_counter()
-    torch.set_num_threads(shares.key)
-    try:
+    made = _extract(model, image)
+    if model.device.type == "cuda":
+        torch.cuda.current_stream(model.device).synchronize()
+    return KeyFeature(*made, (time.perf_counter() - started) * 1e3)
+
+
+@torch.inference_mode()
+def _compute_in_turn(model: LoadedModel, image: Tensor, turns: Turns, threads: int) -> KeyFeature:
+    torch.set_num_threads(threads)  # counted for each thread: as many as the stream's, so that features are the same to the last bit
+    with turns.key_frame() as turn:
         made = _extract(model, image)
-        if model.device.type == "cuda":
-            torch.cuda.current_stream(model.device).synchronize()
-        return KeyFeature(*made, (time.perf_counter() - started) * 1e3)
-    finally:
-        torch.set_num_threads(shares.total)
+    return KeyFeature(*made, turn.computed * 1e3)
 
 
 @torch.inference_mode()
@@ -170,27 +148,22 @@ def _compute_on_gpu(model: LoadedModel, image: Tensor, image_is_there: torch.cud
 class DelayedKeyWorker:
     """Ready when ``frames`` further frames have come, whatever the clock says: the same run every time, for tests and lock-step replay.
 
-    The feature is computed at once, in the caller's thread: with all of torch's threads, or with the ``shares`` that a thread of its own
-    would have. What it took is as the stream's ``timing`` has it.
+    The feature is computed at once, in the caller's thread. What it took is as the stream's ``timing`` has it.
     """
 
-    def __init__(
-        self, model: LoadedModel, frames: int, *, shares: ThreadShares | None = None, timing: Timing | None = None
-    ) -> None:
+    def __init__(self, model: LoadedModel, frames: int, *, timing: Timing | None = None) -> None:
         if frames < 1:
             raise ValueError(f"a key frame aside should be ready at least 1 frame later, got {frames}")
         self.frames = frames
         self._model = model
-        self._shares = shares
         self._timing = timing or Timing()
         self._wanted: Future[KeyFeature] | None = None
 
     def start(self, image: Tensor) -> None:
         """Compute, and keep the feature or the error for ``take``."""
         self._wanted = Future()
-        total = torch.get_num_threads()
         try:
-            made = _compute(self._model, image, self._shares or ThreadShares(total, total))
+            made = _compute(self._model, image)
             self._wanted.set_result(replace(made, took_ms=self._timing.key_feature(made.took_ms)))
         except Exception as error:  # noqa: BLE001 - whatever it is, ``take`` raises it
             self._wanted.set_exception(error)

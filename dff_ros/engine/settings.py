@@ -80,8 +80,11 @@ class EngineSettings:
         choices=("blocking", "aside"),
         dynamic=True,
     )
-    key_threads: int = setting(
-        0, "CPU threads that compute a key frame aside, the rest being the stream's meanwhile; 0 takes half of them", minimum=0, maximum=256
+    key_share: float = setting(
+        0.25,
+        "of the time that a key frame made aside gets at least, on a CPU; otherwise it is computed while no frame is",
+        minimum=0.0,
+        maximum=0.9,
     )
     max_key_age: float = setting(
         2.0, "seconds after which a new key frame is due; 0 sets no limit", minimum=0.0, maximum=600.0, dynamic=True

@@ -21,13 +21,14 @@ from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap,
 from dff_ros.core.signals import surprise
 from dff_ros.engine.aside import KeyFrameAside
 from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
-from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker, ThreadShares
+from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.preprocess import check_frame, fit, to_image
 from dff_ros.engine.schedule import parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.step_times import StepTimes, Timing
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
+from dff_ros.engine.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class FeatureFlowStream:
         self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
         self._track: Track | None = None
-        shares = ThreadShares.of(settings)
-        self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, shares), shares)
+        self._turns = Turns(settings.key_share)
+        self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, self._turns))
         self._queue = _urgent_queue(model.device)
         self._last_stamp = 0
         self._reset_reason = "first frame"
@@ -161,10 +162,9 @@ class FeatureFlowStream:
         check_frame(frame)
         times = StepTimes()
         self._drop_unfitting_key(frame, stamp)
-        with self._on_queue():
+        with self._on_queue(), self._turns.step():
             self._take_over()
-            with self._aside.sharing_cores():
-                result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
+            result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
         self._spent_ms = result.own_ms
         return result

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
+from dff_ros.engine.key_worker import DelayedKeyWorker
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.step_times import Timing
 from dff_ros.engine.stream import FrameResult
+from dff_ros.engine.turns import KeyProgress
 from dff_ros.evaluation.ground_truth.truth import FrameTruth
 from dff_ros.recording.frames import StampedFrame
 
@@ -87,30 +88,34 @@ class Mailbox:
 
 
 class SimulatedClock:
-    """What time it is for an engine that begins with a frame."""
+    """What time it is for an engine that begins with a frame, and until when it was busy with the one before."""
 
     def __init__(self) -> None:
         self.now_ns = 0
+        self.free_ns = 0
 
 
 class SimulatedKeyWorker(DelayedKeyWorker):
-    """Ready when the time that a key feature takes has passed on the simulated clock, counted from where its frame's step began."""
+    """Ready when the engine has left a key feature the time it takes on the simulated clock, as with the turns of a CPU."""
 
-    def __init__(self, model: LoadedModel, clock: SimulatedClock, shares: ThreadShares, timing: Timing) -> None:
-        super().__init__(model, 1, shares=shares, timing=timing)
+    def __init__(self, model: LoadedModel, clock: SimulatedClock, least_share: float, timing: Timing) -> None:
+        super().__init__(model, 1, timing=timing)
         self._clock = clock
-        self._ready_ns = 0
+        self._least_share = least_share
+        self._progress: KeyProgress | None = None
 
     def start(self, image: Tensor) -> None:
         """Compute at once, and say later."""
         super().start(image)
         made = self._wanted
         took_ms = 0.0 if made is None or made.exception() is not None else made.result().took_ms
-        self._ready_ns = self._clock.now_ns + round(took_ms * 1e6)
+        self._progress = KeyProgress(took_ms * 1e6, ordered=self._clock.now_ns, least_share=self._least_share)
 
     def finished(self, frames: int) -> bool:
-        """Whether the time has come, however many frames have."""
-        return self._clock.now_ns >= self._ready_ns
+        """Whether the time has come, however many frames have. Asked when a step begins."""
+        assert self._progress is not None, "nothing was started"
+        self._progress.step_ends(self._clock.free_ns)
+        return self._progress.ready(self._clock.now_ns)
 
 
 def arrival_times(frames: Iterable[StampedFrame]) -> Iterator[tuple[StampedFrame, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dff_ros.engine.key_worker import ThreadShares
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
@@ -30,18 +29,20 @@ def real_time(
     """Let the frames arrive by their stamps; ``observers`` are told of each that is answered or dropped, in order.
 
     Steps are computed when their time comes and take as long as they take here or, with ``latencies``, as those say; then two runs are the
-    same run. A key aside is ready when its time has passed; what runs beside it is slower only as measured with its share of the threads,
-    or as the latencies say. With ``baseline`` per-frame answers every frame, and those it would have time for are a run of its own.
+    same run. A key aside is ready when steps have left it the time it takes (:class:`dff_ros.engine.turns.KeyProgress`). With ``baseline``
+    per-frame answers every frame, and those it would have time for are a run of its own.
     """
     clock, timing = SimulatedClock(), timing_of(latencies)
-    worker = SimulatedKeyWorker(model, clock, ThreadShares.of(settings), timing)
+    worker = SimulatedKeyWorker(model, clock, settings.key_share, timing)
     stream = FeatureFlowStream(model, settings, key_worker=worker, timing=timing)
     every = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}), timing=timing_of(latencies))
     replay = new_replay(model.card, settings, truth, baseline=baseline)
 
     def step(arrival: Arrival, begins_ns: int) -> FrameResult:
         clock.now_ns = begins_ns
-        return stream.step(arrival.item.frame, arrival.item.stamp)
+        result = stream.step(arrival.item.frame, arrival.item.stamp)
+        clock.free_ns = begins_ns + round(result.own_ms * 1e6)
+        return result
 
     def step_per_frame(arrival: Arrival, begins_ns: int) -> FrameResult:
         assert arrival.per_frame is not None, "it answers every frame"

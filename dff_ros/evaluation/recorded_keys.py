@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dff_ros.engine.frame_pair import Decision, FramePair
-from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
+from dff_ros.engine.key_worker import DelayedKeyWorker
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.step_times import Timing
@@ -138,10 +138,10 @@ class RecordedKeys:
 
 
 class RecordedKeyWorker(DelayedKeyWorker):
-    """Ready when the live run's was. Computes with as many threads as that did: a feature's last bits depend on their number."""
+    """Ready when the live run's was."""
 
-    def __init__(self, model: LoadedModel, keys: RecordedKeys, shares: ThreadShares, timing: Timing | None = None) -> None:
-        super().__init__(model, 1, shares=shares, timing=timing)
+    def __init__(self, model: LoadedModel, keys: RecordedKeys, timing: Timing | None = None) -> None:
+        super().__init__(model, 1, timing=timing)
         self._keys = keys
 
     def finished(self, frames: int) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from dff_ros.core.bundle import Card
-from dff_ros.engine.key_worker import DelayedKeyWorker, ThreadShares
+from dff_ros.engine.key_worker import DelayedKeyWorker
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.step_times import Timing
@@ -174,7 +174,7 @@ def open_stream(
     """The stream of a replay, which has no clock: keys aside are ready ``key_delay`` frames after their own, or as ``recorded``."""
     if recorded is None:
         return FeatureFlowStream(model, settings, key_worker=DelayedKeyWorker(model, key_delay, timing=timing), timing=timing)
-    worker = RecordedKeyWorker(model, recorded, ThreadShares.of(settings), timing)
+    worker = RecordedKeyWorker(model, recorded, timing)
     return FeatureFlowStream(model, as_recorded(settings), key_worker=worker, schedule=recorded, timing=timing)
 
 

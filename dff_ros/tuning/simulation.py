@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dff_ros.engine.frame_pair import FramePair, Renewal, Schedule
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.turns import KeyProgress
 from dff_ros.evaluation.schedule_study.agreement import AgreementTable, pair_on
 
 
@@ -49,8 +50,8 @@ class _Ordered:
     """A key frame in the making."""
 
     frame: int
-    ready: float
     took: float
+    progress: KeyProgress
     asked: FramePair
     age: int = 0
 
@@ -107,6 +108,8 @@ class Simulation:
             self._log.dropped += newest - frame
             spent, made_key = self._step(newest, start)
             free = start + spent
+            if self._ordered is not None:
+                self._ordered.progress.step_ends(free)
             self._log.frames.append(newest)
             self._log.distances.append(newest - self._key_frame)
             self._log.made_key.append(made_key)
@@ -138,7 +141,8 @@ class Simulation:
             return next(self._beside), False
         if wanted:
             took = next(self._took)
-            self._ordered = _Ordered(frame, now + took, took, pair)
+            progress = KeyProgress(took, ordered=now, least_share=self._settings.key_share)
+            self._ordered = _Ordered(frame, took, progress, pair)
             return next(self._beside), True
         return next(self._propagated), False
 
@@ -149,7 +153,7 @@ class Simulation:
     def _take_over(self, now: float) -> None:
         """Go on with the key frame aside where it is ready."""
         ordered = self._ordered
-        if ordered is None or ordered.ready > now:
+        if ordered is None or not ordered.progress.ready(now):
             return
         self._renewal = self._renewed(ordered.asked, ordered.frame, ordered.frame - self._key_frame)
         self._key_frame, self._age, self._ordered = ordered.frame, ordered.age, None
