@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from dff_ros.core.results import Task
+from dff_ros.core.results import ImageGeometry, Task
 from dff_ros.core.signals import surprise
 from dff_ros.engine import adaptive
 from dff_ros.engine.adaptive import AdaptiveSchedule, Correction
@@ -22,8 +22,10 @@ from dff_ros.engine.frame_pair import Decision, FramePair
 from dff_ros.engine.key_worker import DelayedKeyWorker, KeyFeature, ThreadKeyWorker
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.step_times import StepTimes
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.engine.turns import Turns
+from dff_ros.engine.track import PreparedFrame
+from dff_ros.engine.turns import KeyFrameCancelledError, KeyTurn, Turns
 
 MS = 1_000_000
 MINUTE = 60.0
@@ -429,12 +431,11 @@ def test_the_key_has_as_many_threads_as_the_stream(model: LoadedModel, gate: Gat
 
 def test_nothing_of_a_key_is_computed_during_a_step(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     in_step, during = threading.Event(), []
-    trunk_operation = torch.nn.functional.relu
+    begin = Turns._begin
 
-    def relu(*inputs: Any, **options: Any) -> torch.Tensor:
-        if threading.current_thread() is not threading.main_thread():
-            during.append(in_step.is_set())
-        return trunk_operation(*inputs, **options)
+    def note(self: Turns, key: KeyTurn) -> None:
+        begin(self, key)
+        during.append(in_step.is_set())
 
     head = model.networks.head(Task.SEGMENTATION)
     decode = head.decode
@@ -447,16 +448,31 @@ def test_nothing_of_a_key_is_computed_during_a_step(model: LoadedModel, monkeypa
 
     video = threaded(model, key_share=0.0)
     play(video, 5)
-    monkeypatch.setattr(torch.nn.functional, "relu", relu)
+    monkeypatch.setattr(Turns, "_begin", note)
     monkeypatch.setattr(head, "decode", slow_decode)
-    show(video, 5)
-    index = 6
-    while not ready(video):
+    for index in range(5, 15):
         show(video, index)
-        index += 1
-        assert index < 1000
+        time.sleep(0.001)  # some of the network
     assert during and not any(during)
     assert video.close(MINUTE)
+
+
+def test_a_cut_stops_the_key_that_is_being_computed(model: LoadedModel) -> None:
+    video = threaded(model)
+    play(video, 5)
+    with video._turns.step():  # it cannot have begun yet
+        video._aside.order(*_prepared(video, 5), stamp_of(5))
+        unfinished = list(video._aside._worker._unfinished)
+        video.reset("asked")
+    wait_until(lambda: all(future.done() for future in unfinished), "its end")
+    assert all(future.cancelled() or isinstance(future.exception(), KeyFrameCancelledError) for future in unfinished) and unfinished
+    assert [r.key_age_frames for r in play(video, 4, start=6)] == [0, 1, 2, 3]
+    assert video.close(MINUTE)
+
+
+def _prepared(video: FeatureFlowStream, index: int) -> tuple[PreparedFrame, ImageGeometry]:
+    current = video._current(frame(index), stamp_of(index), SEGMENTATION, StepTimes())
+    return current.prepared, current.geometry
 
 
 def test_a_worker_gives_back_what_it_computed_once(model: LoadedModel) -> None:

@@ -157,12 +157,21 @@ def test_key_frames_that_block_make_the_next_frame_late(model: LoadedModel) -> N
 
 
 def test_key_frames_aside_are_ready_when_their_time_has_passed(model: LoadedModel) -> None:
-    """The key ordered at frame 4, 400 ms, is ready at 540: frame 5 goes on with the old one, frame 6 takes over."""
+    """The key ordered at frame 4, 400 ms, takes 140 ms, with 80 between two steps: frame 5 has the old one, frame 6 the new one."""
     replay, watching = played(model, TEN_HERTZ, schedule="fixed:4", key_frames="aside")
     assert [answered.result.key_age_frames for answered in watching.answered] == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 2]
     assert [answered.latency_ms for answered in watching.answered] == [150, 70] + [20] * 9
     assert [answered.item.index for answered in watching.answered if answered.result.made_key] == [0, 4, 8]
     assert replay.run.key_ms == [150.0] * 3, "as if they had blocked"
+
+
+def test_steps_without_a_pause_wait_for_what_the_key_frame_aside_is_owed(model: LoadedModel) -> None:
+    """At 40 Hz steps of 20 ms leave it 5 of 25 ms. It has a third of the time: a step waits for 10 ms less what was left."""
+    times = [0.0, *(200.0 + 25.0 * index for index in range(16))]
+    replay, watching = played(model, times, schedule="fixed:4", key_frames="aside", key_share=1 / 3)
+    beside = [answered.latency_ms for answered in watching.answered if answered.item.index in (5, 6, 7)]
+    assert beside == pytest.approx([25.0, 30.0, 35.0])
+    assert replay.live is not None and replay.live.dropped > 0
 
 
 def test_late_frames_are_dropped_and_per_frame_drops_its_own(model: LoadedModel) -> None:

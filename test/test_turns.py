@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -15,28 +16,30 @@ MINUTE = 60.0
 
 
 class Computation:
-    """A key frame of ``count`` operations in a thread, which takes ``cost`` seconds on its own clock for each."""
+    """A key frame of ``count`` operations in a thread, each of which takes ``cost`` seconds on the clock."""
 
     def __init__(self, turns: Turns, clock: Clock, *, count: int, cost: float = 1.0) -> None:
         self.done = 0
         self.error: Exception | None = None
-        self.computed = 0.0
+        self.turn = turns.key_frame()
         self.began = threading.Event()
-        self._turns, self._clock, self._count, self._cost = turns, clock, count, cost
+        self._clock, self._count, self._cost = clock, count, cost
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self.began.wait(MINUTE)
 
     def _run(self) -> None:
         try:
-            with self._turns.key_frame() as turn:
+            with self.turn:
                 self.began.set()
                 for _ in range(self._count):
-                    operation(lambda: self._clock.pass_by(self._cost))
-                    self.done += 1
-                self.computed = turn.computed
+                    operation(self._operation)
         except KeyFrameCancelledError as error:
             self.error = error
+
+    def _operation(self) -> None:
+        self._clock.pass_by(self._cost)
+        self.done += 1
 
     def join(self) -> None:
         self._thread.join(MINUTE)
@@ -66,61 +69,88 @@ def clock() -> Clock:
 
 
 def test_without_steps_a_key_frame_is_computed_at_once(clock: Clock) -> None:
-    turns = Turns(0.0, clock=clock)
-    key = Computation(turns, clock, count=7)
+    key = Computation(Turns(0.0, clock=clock), clock, count=7)
     key.join()
-    assert key.done == 7 and key.computed == pytest.approx(7.0)
+    assert key.done == 7
 
 
 def test_within_a_step_nothing_is_computed(clock: Clock) -> None:
     turns = Turns(0.0, clock=clock)
-    with turns.step():
+    with turns.step() as waited:
+        assert waited == 0
         key = Computation(turns, clock, count=5)
-        with pytest.raises(TimeoutError):
-            wait_for(lambda: key.done > 0, 0.05)
+        wait_until(lambda: key.turn.waiting_since is not None, "the first operation")
+        clock.pass_by(3.0)
+        assert key.done == 0 and key.turn.computed == 0
     key.join()
     assert key.done == 5
 
 
-def test_steps_leave_a_key_frame_its_least_share(clock: Clock) -> None:
+def test_steps_leave_a_key_frame_its_least_share(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_WAIT", MINUTE)
     turns = Turns(0.25, clock=clock)
     with turns.step():
-        key = Computation(turns, clock, count=100)
+        key = Computation(turns, clock, count=100_000)
+        wait_until(lambda: key.turn.waiting_since is not None, "the first operation")
         clock.pass_by(30.0)
-    # Whatever the thread did meanwhile, the step finds that at least a quarter of the time has been the key frame's.
-    with turns.step():
-        done, now = key.done, clock.now
-        assert done >= 0.25 * now - 1e-9 and done >= 10
-        clock.pass_by(60.0)
+    for _ in range(5):
+        with turns.step():
+            wait_until(lambda: key.turn.waiting_since is not None, "the next operation")
+            assert key.done >= 0.25 * clock.now - 1e-9 and key.done >= 10
+            clock.pass_by(30.0)
+    key.turn.cancel()
     key.join()
-    assert key.done == 100
 
 
-def test_a_step_waits_for_a_share_no_longer_than_is_bearable(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_says_how_long_it_waited(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_WAIT", MINUTE)
+    turns = Turns(0.5, clock=clock)
+    with turns.step():
+        key = Computation(turns, clock, count=1000)
+        wait_until(lambda: key.turn.waiting_since is not None, "the first operation")
+        clock.pass_by(40.0)
+        before = clock.now
+    with turns.step() as waited:
+        assert 0 < waited <= clock.now - before
+        assert key.done >= 40  # half of the time
+    key.turn.cancel()
+    key.join()
+
+
+def test_a_long_operation_stops_no_stream(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT", 0.01)
     turns = Turns(0.5, clock=clock)
     stuck, let_go = threading.Event(), threading.Event()
+    turn = turns.key_frame()
 
     def one_long_operation() -> None:
-        with turns.key_frame():
+        with turn:
             operation(lambda: stuck.set() or (let_go.wait(MINUTE) and None))
 
     thread = threading.Thread(target=one_long_operation, daemon=True)
     thread.start()
     assert stuck.wait(MINUTE)
-    clock.pass_by(100.0)
-    with turns.step():  # a network of one operation, as a scripted one is, does not stop the stream
+    with turns.step():
         assert thread.is_alive()
     let_go.set()
     thread.join(MINUTE)
     assert not thread.is_alive()
 
 
+def test_what_has_no_operations_counts_as_computing(clock: Clock) -> None:
+    """As a scripted network: nothing can stop it, so a step owes it nothing."""
+    turns = Turns(0.5, clock=clock)
+    with turns.key_frame() as turn:
+        with turns.step():
+            clock.pass_by(8.0)
+        assert turn.computed == 8.0 and turn.owed == -4.0
+
+
 def test_a_cancelled_key_frame_stops_before_its_next_operation(clock: Clock) -> None:
     turns = Turns(0.0, clock=clock)
     with turns.step():
         key = Computation(turns, clock, count=5)
-        turns.cancel()
+        key.turn.cancel()
         key.join()  # within the step: it need not wait for its turn
     assert key.done == 0 and isinstance(key.error, KeyFrameCancelledError)
     later = Computation(turns, clock, count=5)  # the next one is not the cancelled one
@@ -128,8 +158,39 @@ def test_a_cancelled_key_frame_stops_before_its_next_operation(clock: Clock) -> 
     assert later.done == 5
 
 
-def test_cancelling_nothing_is_no_error(clock: Clock) -> None:
-    Turns(0.0, clock=clock).cancel()
+def test_one_that_has_not_begun_can_be_cancelled(clock: Clock) -> None:
+    turn = Turns(0.0, clock=clock).key_frame()
+    turn.cancel()
+    with pytest.raises(KeyFrameCancelledError), turn:
+        operation(lambda: None)
+
+
+def test_a_step_waits_for_no_cancelled_key_frame(clock: Clock) -> None:
+    turns = Turns(0.5, clock=clock)
+    turn = turns.key_frame()
+    with turn:
+        with turns.step():
+            turn.waiting_since = clock.now
+            clock.pass_by(8.0)
+        assert turn.owed == 4.0
+        turn.cancel()
+        began = time.monotonic()
+        with turns.step():
+            assert time.monotonic() - began < module.LONGEST_WAIT
+        turn.waiting_since = None
+
+
+def test_a_step_that_is_interrupted_while_it_waits_is_over(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns(0.0, clock=clock)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(turns._changed, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt), turns.step():
+            pass
+    Computation(turns, clock, count=3).join()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
@@ -141,22 +202,30 @@ def test_a_share_is_a_share(share: float) -> None:
 def test_by_a_simulated_clock_it_computes_between_steps() -> None:
     progress = KeyProgress(50.0, ordered=0.0, least_share=0.0)
     progress.step_ends(20.0)  # the step it was ordered in
-    assert not progress.ready(60.0)  # 40
+    assert progress.step_begins(60.0) == 0 and not progress.ready  # 40
     progress.step_ends(80.0)
-    assert progress.ready(90.0)  # 50
+    assert progress.step_begins(90.0) == 0 and progress.ready  # 50
 
 
-def test_by_a_simulated_clock_it_has_its_least_share() -> None:
-    progress = KeyProgress(50.0, ordered=0.0, least_share=0.25)
-    for now in range(20, 200, 20):
-        progress.step_ends(float(now))
-        assert not progress.ready(float(now))
-    progress.step_ends(200.0)
-    assert progress.ready(200.0)
+def test_by_a_simulated_clock_steps_wait_for_its_least_share() -> None:
+    progress, now, waits = KeyProgress(50.0, ordered=0.0, least_share=0.25), 0.0, []
+    while not progress.ready:
+        now += 30.0
+        progress.step_ends(now)
+        waits.append(progress.step_begins(now))
+        now += waits[-1]
+    assert waits == pytest.approx([10.0] * 5) and now == pytest.approx(200.0)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    changed = threading.Condition()
-    with changed:
-        if not changed.wait_for(condition, seconds):
-            raise TimeoutError
+def test_by_a_simulated_clock_a_gpu_computes_it_beside_the_steps() -> None:
+    progress = KeyProgress(50.0, ordered=0.0, least_share=None)
+    for now, ready in ((20.0, False), (40.0, False), (60.0, True)):
+        progress.step_ends(now)
+        assert progress.step_begins(now) == 0 and progress.ready == ready
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + MINUTE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.001)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.step_times import Timing
-from dff_ros.engine.turns import Turns
+from dff_ros.engine.turns import KeyTurn, Turns
 
 
 @dataclass(frozen=True)
 class KeyFeature:
-    """A key frame's feature (1, C, H / stride, W / stride), what is warped of it, and the milliseconds they took, waiting not counted."""
+    """A key frame's feature (1, C, H / stride, W / stride), what is warped of it, and the milliseconds of computing them."""
 
     feature: Tensor
     carried: Tensor
@@ -62,6 +62,7 @@ class ThreadKeyWorker:
         self._queue = torch.cuda.Stream(model.device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._executor: ThreadPoolExecutor | None = None
         self._wanted: Future[KeyFeature] | None = None
+        self._turn: KeyTurn | None = None
         self._unfinished: set[Future[KeyFeature]] = set()
 
     def start(self, image: Tensor) -> None:
@@ -69,7 +70,8 @@ class ThreadKeyWorker:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="dff_key")
         if self._queue is None:
-            future = self._executor.submit(_compute_in_turn, self._model, image, self._turns, torch.get_num_threads())
+            self._turn = self._turns.key_frame()
+            future = self._executor.submit(_compute_in_turn, self._model, image, self._turn, torch.get_num_threads())
         else:
             future = self._executor.submit(_compute_on_gpu, self._model, image, torch.cuda.current_stream().record_event(), self._queue)
         self._wanted = future
@@ -93,8 +95,9 @@ class ThreadKeyWorker:
     def cancel(self) -> None:
         """Drop what is waiting or being computed."""
         if self._wanted is not None:
-            if not self._wanted.cancel():
-                self._turns.cancel()
+            self._wanted.cancel()
+            if self._turn is not None:
+                self._turn.cancel()
             self._wanted = None
 
     def close(self, timeout: float | None = None) -> bool:
@@ -125,11 +128,12 @@ def _compute(model: LoadedModel, image: Tensor) -> KeyFeature:
 
 
 @torch.inference_mode()
-def _compute_in_turn(model: LoadedModel, image: Tensor, turns: Turns, threads: int) -> KeyFeature:
+def _compute_in_turn(model: LoadedModel, image: Tensor, turn: KeyTurn, threads: int) -> KeyFeature:
     torch.set_num_threads(threads)  # counted for each thread: as many as the stream's, so that features are the same to the last bit
-    with turns.key_frame() as turn:
+    with turn:
         made = _extract(model, image)
-    return KeyFeature(*made, turn.computed * 1e3)
+        computed = turn.computed
+    return KeyFeature(*made, computed * 1e3)
 
 
 @torch.inference_mode()

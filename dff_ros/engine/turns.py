@@ -16,7 +16,7 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 LONGEST_WAIT = 0.05
-"""Seconds that a step waits for an operation to end, and again for what the key frame is owed: with more, latency would not be bounded."""
+"""Seconds that a step waits for an operation to end. As much may pass for what the key frame is owed, or more where steps are long."""
 
 
 class KeyFrameCancelledError(Exception):
@@ -36,104 +36,167 @@ class Turns:
         self._clock = clock
         self._changed = Condition()
         self._in_step = False
+        self._last_step = 0.0
         self._key: KeyTurn | None = None
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """The block is a step: the key frame gets what it is owed, then stands still until the block ends."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._key is None or self._key.owed <= 0, LONGEST_WAIT)
-            self._in_step = True
-            self._changed.wait_for(lambda: self._key is None or not self._key.busy, LONGEST_WAIT)
+    def step(self) -> Iterator[float]:
+        """The block is a step: the key frame gets what it is owed, then stands still until the block ends. Gives the seconds waited."""
+        called = began = self._clock()
         try:
-            yield
+            with self._changed:
+                beside = self._key is not None
+                self._wait_for_key()
+                self._in_step = True
+                self._changed.wait_for(lambda: self._key is None or not self._key.busy, LONGEST_WAIT)
+            began = self._clock()
+            yield began - called if beside else 0.0
         finally:
             with self._changed:
                 self._in_step = False
+                self._last_step = self._clock() - began
                 self._changed.notify_all()
 
-    @contextmanager
-    def key_frame(self) -> Iterator[KeyTurn]:
-        """The block, in a thread of its own, computes a key frame: each of its operations waits for its turn."""
-        key = KeyTurn(self, self._clock)
+    def key_frame(self) -> KeyTurn:
+        """What the computation of the next key frame, in a thread of its own, is to run within."""
         with self._changed:
-            self._key = key
-        try:
-            with key:
-                yield key
-        finally:
-            with self._changed:
-                self._key = None
-                self._changed.notify_all()
+            self._key = KeyTurn(self, self._clock)
+            return self._key
 
-    def cancel(self) -> None:
-        """The next operation of the key frame being computed, if there is one, raises :class:`KeyFrameCancelledError`."""
-        with self._changed:
-            if self._key is not None:
-                self._key.cancelled = True
-                self._changed.notify_all()
+    def _wait_for_key(self) -> None:
+        """Until it has had what it is owed."""
+        owed = 0.0 if self._key is None else self._key.owed
+        if owed > 0:
+            longest = max(LONGEST_WAIT, longest_wait(self.least_share, self._last_step))
+            self._changed.wait_for(self._key_is_content, min(longest, owed / (1 - self.least_share)))
+
+    def _key_is_content(self) -> bool:
+        return self._key is None or self._key.cancelled or self._key.owed <= 0
 
     def _begin(self, key: KeyTurn) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: key.cancelled or not self._in_step)
+            if not key.cancelled and self._in_step:
+                before = self._clock()
+                key.waiting_since = before
+                self._changed.wait_for(lambda: key.cancelled or not self._in_step)
+                key.waiting_since = None
+                key.waited += self._clock() - before
             if key.cancelled:
                 raise KeyFrameCancelledError("nobody wants this key frame any more")
             key.busy = True
 
-    def _end(self, key: KeyTurn, took: float) -> None:
+    def _end(self, key: KeyTurn) -> None:
         with self._changed:
             key.busy = False
-            key.computed += took
+            self._changed.notify_all()
+
+    def _cancel(self, key: KeyTurn) -> None:
+        with self._changed:
+            key.cancelled = True
+            self._changed.notify_all()
+
+    def _leave(self, key: KeyTurn) -> None:
+        with self._changed:
+            if self._key is key:
+                self._key = None
             self._changed.notify_all()
 
 
 class KeyTurn(TorchFunctionMode):
-    """One key frame's side: within it, the thread's operations of torch are made one by one, each in its turn.
+    """One key frame's side: within it, a thread's operations of torch are made one by one, each in its turn.
 
-    Networks need not know. One that is scripted or compiled as a whole is a single operation, which steps do not wait for.
+    Networks need not know, but should hold no lock from one operation to the next that a step needs too. Scripted ones have no operations
+    that could be waited with: they run on beside the steps. Attention leaves torch's fused form within it, and its last bits with that.
     """
 
     def __init__(self, turns: Turns, clock: Callable[[], float]) -> None:
         super().__init__()
-        self.computed = 0.0
-        """Seconds spent in operations, waiting not counted."""
         self.busy = False
         self.cancelled = False
+        self.waited = 0.0
+        self.waiting_since: float | None = None
         self._turns = turns
         self._clock = clock
-        self._started = clock()
+        self._started: float | None = None
+
+    @property
+    def computed(self) -> float:
+        """Seconds since its computation began in which it need not wait."""
+        if self._started is None:
+            return 0.0
+        return (self._clock() if self.waiting_since is None else self.waiting_since) - self._started - self.waited
 
     @property
     def owed(self) -> float:
         """Seconds of computing that its least share would have given it by now and that it has not had."""
+        if self._started is None:
+            return 0.0
         return self._turns.least_share * (self._clock() - self._started) - self.computed
+
+    def cancel(self) -> None:
+        """Its next operation, or its first where it has not begun, raises :class:`KeyFrameCancelledError`."""
+        self._turns._cancel(self)
+
+    def __enter__(self) -> KeyTurn:
+        self._started = self._clock()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._turns._leave(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation. Raises :class:`KeyFrameCancelledError` in place of it where that was asked for."""
         self._turns._begin(self)
-        before = self._clock()
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self._turns._end(self, self._clock() - before)
+            self._turns._end(self)
 
 
 class KeyProgress:
-    """How far a key frame aside is by a simulated clock (any unit): it computes while no step does, and has its least share in any case."""
+    """How far a key frame aside is by a simulated clock, in any unit: it computes while no step does, and has its least share in any case.
 
-    def __init__(self, took: float, *, ordered: float, least_share: float) -> None:
-        self._took = took
-        self._ordered = ordered
-        self._least_share = least_share
+    Without a ``least_share`` it computes all the time, as on a GPU.
+    """
+
+    def __init__(self, took: float, *, ordered: float, least_share: float | None) -> None:
+        self._left = took
+        self._ordered = self._began = ordered
         self._computed = 0.0
-        self._free: float | None = None
+        self._free = ordered
+        self._least_share = least_share
+
+    def step_begins(self, now: float) -> float:
+        """A step wants to begin: how long it waits for what the key frame is owed."""
+        share = self._least_share
+        if share is None:
+            self._compute(now - self._free)
+            self._free = now
+            return 0.0
+        self._compute(now - self._free)
+        owed = share * (now - self._ordered) - self._computed
+        wait = max(0.0, min(owed / (1 - share), longest_wait(share, self._free - self._began), self._left))
+        self._compute(wait)
+        self._began = self._free = now + wait
+        return wait
 
     def step_ends(self, now: float) -> None:
         """The step that it was ordered in, or a later one, is over."""
-        self._free = now
+        if self._least_share is not None:
+            self._free = now
 
-    def ready(self, now: float) -> bool:
-        """Whether it is there when a step begins; asked once for each."""
-        if self._free is not None:
-            self._computed += max(0.0, now - self._free)
-        return max(self._computed, self._least_share * (now - self._ordered)) >= self._took
+    @property
+    def ready(self) -> bool:
+        """Whether it is there."""
+        return self._left <= 0
+
+    def _compute(self, time: float) -> None:
+        self._computed += time
+        self._left -= time
+
+
+def longest_wait(share: float, step: float) -> float:
+    """The longest that a step waits for a key frame that is owed its share: what a ``step`` like the last takes from it."""
+    return step * share / (1 - share)

@@ -88,20 +88,21 @@ class Mailbox:
 
 
 class SimulatedClock:
-    """What time it is for an engine that begins with a frame, and until when it was busy with the one before."""
+    """What time it is for an engine that begins with a frame, until when it was busy with the one before, and how long it then waited."""
 
     def __init__(self) -> None:
         self.now_ns = 0
         self.free_ns = 0
+        self.waited_ns = 0.0
 
 
 class SimulatedKeyWorker(DelayedKeyWorker):
-    """Ready when the engine has left a key feature the time it takes on the simulated clock, as with the turns of a CPU."""
+    """Ready when the time that a key feature takes has passed on the simulated clock: on a CPU between steps, which may wait for it."""
 
     def __init__(self, model: LoadedModel, clock: SimulatedClock, least_share: float, timing: Timing) -> None:
         super().__init__(model, 1, timing=timing)
         self._clock = clock
-        self._least_share = least_share
+        self._least_share = least_share if model.device.type == "cpu" else None
         self._progress: KeyProgress | None = None
 
     def start(self, image: Tensor) -> None:
@@ -115,7 +116,8 @@ class SimulatedKeyWorker(DelayedKeyWorker):
         """Whether the time has come, however many frames have. Asked when a step begins."""
         assert self._progress is not None, "nothing was started"
         self._progress.step_ends(self._clock.free_ns)
-        return self._progress.ready(self._clock.now_ns)
+        self._clock.waited_ns = self._progress.step_begins(self._clock.now_ns)
+        return self._progress.ready
 
 
 def arrival_times(frames: Iterable[StampedFrame]) -> Iterator[tuple[StampedFrame, int]]:

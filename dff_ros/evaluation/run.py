@@ -29,8 +29,8 @@ from dff_ros.recording.frames import StampedFrame
 WARM_UP_STEPS = 6
 
 KEY_DELAY = 3
-"""Frames after which a key frame made aside is ready, where nobody says: lock-step has no clock. About what one of ``street`` takes on one
-core of two while frames come at 15 Hz.
+"""Frames after which a key frame made aside is ready, where nobody says: lock-step has no clock. What one of ``street`` takes between
+frames that come at 15 Hz, on a CPU that computes it in 120 ms.
 """
 
 

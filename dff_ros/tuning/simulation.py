@@ -30,6 +30,8 @@ class MeasuredSteps:
     """A propagated frame while a key frame is computed aside."""
     aside: tuple[float, ...] = ()
     """The feature of a key frame aside."""
+    takes_turns: bool = True
+    """Whether a key frame aside is computed between steps, as on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Simulation:
         self._arrivals: list[float] = ((table.stamps - table.stamps[0]) / 1e6).tolist()
         self._key, self._propagated = _drawn(times.key), _drawn(times.propagated)
         self._beside, self._took = _drawn(times.beside or times.propagated), _drawn(times.aside or times.key)
+        self._least_share = settings.key_share if times.takes_turns else None
         self._aside = settings.key_frames == "aside" and settings.schedule.strip() != "per-frame"
         self._log = _Log()
 
@@ -95,6 +98,7 @@ class Simulation:
     def _start_over(self, frame: int) -> None:
         self._key_frame = self._last = frame
         self._age = 0
+        self._waited = 0.0  # by the step that goes on, for the key frame aside
         self._renewal: Renewal | None = None
         self._ordered: _Ordered | None = None
 
@@ -107,7 +111,7 @@ class Simulation:
                 newest += 1
             self._log.dropped += newest - frame
             spent, made_key = self._step(newest, start)
-            free = start + spent
+            free = start + self._waited + spent
             if self._ordered is not None:
                 self._ordered.progress.step_ends(free)
             self._log.frames.append(newest)
@@ -118,7 +122,7 @@ class Simulation:
             frame = newest + 1
 
     def _step(self, frame: int, now: float) -> tuple[float, bool]:
-        """Milliseconds of the step, and whether the frame was made a key frame. As ``FeatureFlowStream`` does it."""
+        """Milliseconds of computing, and whether the frame was made a key frame. As ``FeatureFlowStream`` does it."""
         interval_ns = int(self._table.stamps[frame] - self._table.stamps[self._last])
         if 0 < self._settings.max_gap * 1e9 < interval_ns:
             self._schedule.reset()
@@ -141,7 +145,7 @@ class Simulation:
             return next(self._beside), False
         if wanted:
             took = next(self._took)
-            progress = KeyProgress(took, ordered=now, least_share=self._settings.key_share)
+            progress = KeyProgress(took, ordered=now, least_share=self._least_share)
             self._ordered = _Ordered(frame, took, progress, pair)
             return next(self._beside), True
         return next(self._propagated), False
@@ -151,9 +155,10 @@ class Simulation:
         return bool(limit and pair.age_ns is not None and pair.age_ns > limit)
 
     def _take_over(self, now: float) -> None:
-        """Go on with the key frame aside where it is ready."""
+        """Leave the key frame aside what it is owed, and go on with it where it is ready."""
         ordered = self._ordered
-        if ordered is None or not ordered.progress.ready(now):
+        self._waited = 0.0 if ordered is None else ordered.progress.step_begins(now)
+        if ordered is None or not ordered.progress.ready:
             return
         self._renewal = self._renewed(ordered.asked, ordered.frame, ordered.frame - self._key_frame)
         self._key_frame, self._age, self._ordered = ordered.frame, ordered.age, None

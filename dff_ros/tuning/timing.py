@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
@@ -47,7 +48,8 @@ def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence
             results = [timed_step(stream, item, interval_ms) for item in back_and_forth(frames, WARM_UP + STEPS)]
         finally:
             stream.close()
-        times[adaptive, aside] = sort_times(results[WARM_UP:], times.get((adaptive, False)))
+        measured = sort_times(results[WARM_UP:], times.get((adaptive, False)))
+        times[adaptive, aside] = replace(measured, takes_turns=model.device.type == "cpu")
     return times
 
 
