@@ -174,6 +174,14 @@ def test_steps_without_a_pause_wait_for_what_the_key_frame_aside_is_owed(model: 
     assert replay.live is not None and replay.live.dropped > 0
 
 
+def test_what_steps_waited_is_latency_and_no_computing(model: LoadedModel) -> None:
+    times = [0.0, *(200.0 + 25.0 * index for index in range(16))]
+    replay, watching = played(model, times, schedule="fixed:4", key_frames="aside", key_share=1 / 3)
+    waited = [answered.result.waited_ms for answered in watching.answered]
+    assert max(waited) > 4 and all(answered.result.own_ms in (150.0, 20.0) for answered in watching.answered)
+    assert set(replay.run.propagated_ms) == {20.0}
+
+
 def test_late_frames_are_dropped_and_per_frame_drops_its_own(model: LoadedModel) -> None:
     """At 20 Hz a key frame of 150 ms has two frames dropped; per-frame answers each third, and the last."""
     replay, watching = played(model, [50.0 * index for index in range(9)], baseline=True, schedule="fixed:10")

@@ -23,7 +23,7 @@ GATE_START = -2.0
 """The gates' bias at the start: a correction first passes at 0.12 of its size and has to earn more."""
 
 LOOK_GATE_START = -0.4
-"""The same where the look is a trained network: 0.4 of it, the rest propagated."""
+"""The same where the look is a trained network: 0.4 of what the key frame's age allows."""
 
 FLOW_UNIT = 8.0
 """Cells of flow that read as 1."""

@@ -40,7 +40,7 @@ class KeyWorker(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Nobody wants the feature any more: what is being computed stops soon, and its result is dropped."""
+        """Nobody wants the feature any more: on a CPU its computation stops soon, and its result is dropped."""
         ...
 
     def close(self, timeout: float | None = None) -> bool:
@@ -129,7 +129,7 @@ def _compute(model: LoadedModel, image: Tensor) -> KeyFeature:
 
 @torch.inference_mode()
 def _compute_in_turn(model: LoadedModel, image: Tensor, turn: KeyTurn, threads: int) -> KeyFeature:
-    torch.set_num_threads(threads)  # counted for each thread: as many as the stream's, so that features are the same to the last bit
+    torch.set_num_threads(threads)  # counted for each thread: as many as the stream's: a feature's last bits depend on their number
     with turn:
         made = _extract(model, image)
         computed = turn.computed

@@ -56,6 +56,8 @@ class FrameResult:
     flow_ms: float
     refine_ms: float
     head_ms: float
+    waited_ms: float = 0.0
+    """Before the step, for a key frame aside that was owed its share of the cores."""
 
     @property
     def kind(self) -> str:
@@ -160,14 +162,14 @@ class FeatureFlowStream:
         Raises ValueError for a frame that is none; the stream then stays as it was. Raises too what went wrong with a key frame aside.
         """
         check_frame(frame)
-        times = StepTimes()
         self._drop_unfitting_key(frame, stamp)
         with self._on_queue(), self._turns.step() as waited:
+            times = StepTimes()
             self._take_over()
             result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
-        self._spent_ms = result.own_ms - waited * 1e3  # meanwhile the key frame aside was computed, whose time counts once
-        return result
+        self._spent_ms = result.own_ms
+        return replace(result, waited_ms=waited * 1e3)
 
     @torch.inference_mode()
     def start_track(self, frame: NDArray[np.uint8], stamp: int) -> tuple[Track, FrameResult]:

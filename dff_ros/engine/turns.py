@@ -52,8 +52,8 @@ class Turns:
             began = self._clock()
             yield began - called if beside else 0.0
         finally:
+            self._in_step = False  # before the lock, in which another interrupt may come
             with self._changed:
-                self._in_step = False
                 self._last_step = self._clock() - began
                 self._changed.notify_all()
 
@@ -134,10 +134,13 @@ class KeyTurn(TorchFunctionMode):
         return self._turns.least_share * (self._clock() - self._started) - self.computed
 
     def cancel(self) -> None:
-        """Its next operation, or its first where it has not begun, raises :class:`KeyFrameCancelledError`."""
+        """Its next operation, or its beginning, raises :class:`KeyFrameCancelledError`."""
         self._turns._cancel(self)
 
     def __enter__(self) -> KeyTurn:
+        if self.cancelled:
+            self._turns._leave(self)
+            raise KeyFrameCancelledError("nobody wanted this key frame any more before it was begun")
         self._started = self._clock()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self

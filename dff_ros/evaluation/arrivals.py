@@ -47,10 +47,15 @@ class Answer:
         return (self.finished_ns - self.arrival.at_ns) / 1e6
 
 
+def busy_ns(result: FrameResult) -> int:
+    """How long an answer keeps the engine: its own step, and what that waited for a key frame aside."""
+    return round((result.waited_ms + result.own_ms) * 1e6)
+
+
 class Mailbox:
     """An engine behind a mailbox of one slot, as in the node: it takes the newest frame, and what it had no time for is dropped.
 
-    ``step`` answers a frame from a time on; it is busy for as long as the result's own step says.
+    ``step`` answers a frame from a time on; it is busy for as long as the result says.
     """
 
     def __init__(self, step: Callable[[Arrival, int], FrameResult]) -> None:
@@ -70,7 +75,7 @@ class Mailbox:
             return None
         self._waiting = None
         result = self._step(waiting, begins_ns)
-        self._free_ns = begins_ns + round(result.own_ms * 1e6)
+        self._free_ns = begins_ns + busy_ns(result)
         self._before, self._latest = self._latest, Answer(waiting, result, self._free_ns)
         return self._latest
 
@@ -110,7 +115,7 @@ class SimulatedKeyWorker(DelayedKeyWorker):
         super().start(image)
         made = self._wanted
         took_ms = 0.0 if made is None or made.exception() is not None else made.result().took_ms
-        self._progress = KeyProgress(took_ms * 1e6, ordered=self._clock.now_ns, least_share=self._least_share)
+        self._progress = KeyProgress(took_ms * 1e6, ordered=self._clock.now_ns + self._clock.waited_ns, least_share=self._least_share)
 
     def finished(self, frames: int) -> bool:
         """Whether the time has come, however many frames have. Asked when a step begins."""

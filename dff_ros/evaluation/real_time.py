@@ -8,7 +8,7 @@ from dataclasses import replace
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream, FrameResult
-from dff_ros.evaluation.arrivals import FOREVER, Arrival, Mailbox, SimulatedClock, SimulatedKeyWorker, arrival_times
+from dff_ros.evaluation.arrivals import FOREVER, Arrival, Mailbox, SimulatedClock, SimulatedKeyWorker, arrival_times, busy_ns
 from dff_ros.evaluation.ground_truth.truth import Truth
 from dff_ros.evaluation.latencies import Latencies, timing_of
 from dff_ros.evaluation.measures.streaming import Live, Streaming
@@ -30,8 +30,8 @@ def real_time(
     """Let the frames arrive by their stamps; ``observers`` are told of each that is answered or dropped, in order.
 
     Steps are computed when their time comes and take as long as they take here or, with ``latencies``, as those say; then two runs are the
-    same run. A key aside is ready when steps have left it the time it takes (:class:`dff_ros.engine.turns.KeyProgress`). With ``baseline``
-    per-frame answers every frame, and those it would have time for are a run of its own.
+    same run. A key aside is ready when it has had its time (:class:`dff_ros.engine.turns.KeyProgress`). With ``baseline`` per-frame answers
+    every frame, and those it would have time for are a run of its own.
     """
     clock, timing = SimulatedClock(), timing_of(latencies)
     worker = SimulatedKeyWorker(model, clock, settings.key_share, timing)
@@ -42,8 +42,8 @@ def real_time(
     def step(arrival: Arrival, begins_ns: int) -> FrameResult:
         clock.now_ns, clock.waited_ns = begins_ns, 0.0
         result = stream.step(arrival.item.frame, arrival.item.stamp)
-        result = replace(result, step_ms=result.step_ms + clock.waited_ns / 1e6)
-        clock.free_ns = begins_ns + round(result.own_ms * 1e6)
+        result = replace(result, waited_ms=clock.waited_ns / 1e6)
+        clock.free_ns = begins_ns + busy_ns(result)
         return result
 
     def step_per_frame(arrival: Arrival, begins_ns: int) -> FrameResult:

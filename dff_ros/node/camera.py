@@ -121,11 +121,12 @@ class Camera:
             return
         threshold = self._engine_settings.score_threshold
         self._outputs.publish_results(answer, threshold=threshold, class_id_format=self._settings.class_id_format)
-        self._publish_times(answer, wait_ms=(taken - arrival.at) * 1e3, latency_ms=(time.perf_counter() - arrival.at) * 1e3)
+        wait_ms = (taken - arrival.at) * 1e3 + answer.result.waited_ms
+        self._publish_times(answer, wait_ms=wait_ms, latency_ms=(time.perf_counter() - arrival.at) * 1e3)
         self._outputs.publish_pictures(answer, threshold=threshold, jpeg_quality=self._settings.jpeg_quality)
 
     def _publish_times(self, answer: Answer, *, wait_ms: float, latency_ms: float) -> None:
-        """``latency_ms`` counts from the image's arrival, ``wait_ms`` of it in the mailbox."""
+        """``latency_ms`` counts from the image's arrival, ``wait_ms`` of it in the mailbox and for a key frame aside."""
         result = answer.result
         times = {"latency_ms": latency_ms, "wait_ms": wait_ms, "step_ms": result.step_ms}
         self._outputs.publish_frame_info(answer, times)

@@ -113,7 +113,7 @@ def as_json(tuned: Tuned) -> dict[str, Any]:
         "candidates": [candidate_json(one, on_front=one.candidate.name in ahead) for one in tuned.tried],
         "step_ms": {
             name: {
-                f"{'adaptive' if adaptive else 'fixed'}, {'aside' if aside else 'blocking'}": vars(steps)
+                f"{'adaptive' if adaptive else 'fixed'}, {'aside' if aside else 'blocking'}": steps.as_json()
                 for (adaptive, aside), steps in times.items()
             }
             for name, times in tuned.step_times.items()

@@ -33,6 +33,10 @@ class MeasuredSteps:
     takes_turns: bool = True
     """Whether a key frame aside is computed between steps, as on a CPU."""
 
+    def as_json(self) -> dict[str, list[float]]:
+        """The times of each kind."""
+        return {kind: list(getattr(self, kind)) for kind in ("key", "propagated", "beside", "aside")}
+
 
 @dataclass(frozen=True)
 class Played:
@@ -145,7 +149,7 @@ class Simulation:
             return next(self._beside), False
         if wanted:
             took = next(self._took)
-            progress = KeyProgress(took, ordered=now, least_share=self._least_share)
+            progress = KeyProgress(took, ordered=now + self._waited, least_share=self._least_share)
             self._ordered = _Ordered(frame, took, progress, pair)
             return next(self._beside), True
         return next(self._propagated), False
