@@ -165,23 +165,6 @@ def test_key_frames_aside_are_ready_when_their_time_has_passed(model: LoadedMode
     assert replay.run.key_ms == [150.0] * 3, "as if they had blocked"
 
 
-def test_steps_without_a_pause_wait_for_what_the_key_frame_aside_is_owed(model: LoadedModel) -> None:
-    """At 40 Hz steps of 20 ms leave it 5 of 25 ms. It has a third of the time: a step waits for 10 ms less what was left."""
-    times = [0.0, *(200.0 + 25.0 * index for index in range(16))]
-    replay, watching = played(model, times, schedule="fixed:4", key_frames="aside", key_share=1 / 3)
-    beside = [answered.latency_ms for answered in watching.answered if answered.item.index in (5, 6, 7)]
-    assert beside == pytest.approx([25.0, 30.0, 35.0])
-    assert replay.live is not None and replay.live.dropped > 0
-
-
-def test_what_steps_waited_is_latency_and_no_computing(model: LoadedModel) -> None:
-    times = [0.0, *(200.0 + 25.0 * index for index in range(16))]
-    replay, watching = played(model, times, schedule="fixed:4", key_frames="aside", key_share=1 / 3)
-    waited = [answered.result.waited_ms for answered in watching.answered]
-    assert max(waited) > 4 and all(answered.result.own_ms in (150.0, 20.0) for answered in watching.answered)
-    assert set(replay.run.propagated_ms) == {20.0}
-
-
 def test_late_frames_are_dropped_and_per_frame_drops_its_own(model: LoadedModel) -> None:
     """At 20 Hz a key frame of 150 ms has two frames dropped; per-frame answers each third, and the last."""
     replay, watching = played(model, [50.0 * index for index in range(9)], baseline=True, schedule="fixed:10")

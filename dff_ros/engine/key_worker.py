@@ -130,9 +130,12 @@ def _compute(model: LoadedModel, image: Tensor) -> KeyFeature:
 @torch.inference_mode()
 def _compute_in_turn(model: LoadedModel, image: Tensor, turn: KeyTurn, threads: int) -> KeyFeature:
     torch.set_num_threads(threads)  # counted for each thread: as many as the stream's: a feature's last bits depend on their number
-    with turn:
-        made = _extract(model, image)
-        computed = turn.computed
+    try:
+        with turn:
+            made = _extract(model, image)
+            computed = turn.computed
+    finally:
+        torch.set_num_threads(threads)  # a thread's first call takes over what was set last, wherever that was
     return KeyFeature(*made, computed * 1e3)
 
 

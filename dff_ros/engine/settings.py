@@ -82,7 +82,7 @@ class EngineSettings:
     )
     key_share: float = setting(
         0.25,
-        "of the time that a key frame made aside gets at least, on a CPU; otherwise it is computed while no frame is",
+        "key frames aside are computed while no frame is; where that is less than this share of the time, with half of a CPU's threads",
         minimum=0.0,
         maximum=0.9,
     )

@@ -57,7 +57,7 @@ class FrameResult:
     refine_ms: float
     head_ms: float
     waited_ms: float = 0.0
-    """Before the step, for a key frame aside that was owed its share of the cores."""
+    """Before the step, for an operation of a key frame aside to end."""
 
     @property
     def kind(self) -> str:

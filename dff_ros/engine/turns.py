@@ -1,8 +1,9 @@
-"""Who has the CPU's cores: a step, or the key frame that is computed beside the steps. Never both.
+"""Who has the CPU's cores: a step, or the key frame that is computed beside the steps.
 
-Two networks at once on the same cores take more than the sum of their times: their threads wait for each other, and for the cores. So each
-has all cores in its turn. A step goes first: what computes the key frame stops between two operations of torch, of which the longest takes
-a few milliseconds, and goes on when the step is over. Where steps leave it too little, they let it have its least share before they begin.
+Two networks at once on the same cores, each with all threads, take more than the sum of their times: threads wait for each other, and for
+the cores. So each has all cores in its turn. A step goes first: what computes the key frame stops between two operations of torch, of which
+the longest takes a few milliseconds, and goes on when the step is over. Where steps leave a key frame less than its least share of time,
+there are no turns to take: it and the steps have half of the threads each until it is there, which wastes least where cores are short.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from contextlib import contextmanager
 from threading import Condition
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 LONGEST_WAIT = 0.05
-"""Seconds that a step waits for an operation to end. As much may pass for what the key frame is owed, or more where steps are long."""
+"""Seconds that a step waits for an operation to end, at the most."""
 
 
 class KeyFrameCancelledError(Exception):
@@ -26,7 +28,7 @@ class KeyFrameCancelledError(Exception):
 class Turns:
     """Steps of one stream, and the key frame computed beside them, take turns.
 
-    ``least_share`` of the time, 0 to below 1, is the key frame's even where steps follow each other without a pause.
+    Where steps leave the key frame less than ``least_share`` of the time, 0 to below 1, it has half of the threads instead, all the time.
     """
 
     def __init__(self, least_share: float, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -36,25 +38,25 @@ class Turns:
         self._clock = clock
         self._changed = Condition()
         self._in_step = False
-        self._last_step = 0.0
         self._key: KeyTurn | None = None
 
     @contextmanager
     def step(self) -> Iterator[float]:
-        """The block is a step: the key frame gets what it is owed, then stands still until the block ends. Gives the seconds waited."""
-        called = began = self._clock()
+        """The block is a step: the key frame stands still until it ends, or has half of the threads. Gives the seconds waited for it."""
+        called, threads = self._clock(), torch.get_num_threads()
         try:
             with self._changed:
-                beside = self._key is not None
-                self._wait_for_key()
-                self._in_step = True
-                self._changed.wait_for(lambda: self._key is None or not self._key.busy, LONGEST_WAIT)
-            began = self._clock()
-            yield began - called if beside else 0.0
+                beside, shared = self._key is not None, self._shares()
+                if not shared:
+                    self._in_step = True
+                    self._changed.wait_for(lambda: self._key is None or not self._key.busy, LONGEST_WAIT)
+            if shared:
+                torch.set_num_threads(max(1, threads - threads // 2))
+            yield self._clock() - called if beside and not shared else 0.0
         finally:
             self._in_step = False  # before the lock, in which another interrupt may come
+            torch.set_num_threads(threads)
             with self._changed:
-                self._last_step = self._clock() - began
                 self._changed.notify_all()
 
     def key_frame(self) -> KeyTurn:
@@ -63,15 +65,13 @@ class Turns:
             self._key = KeyTurn(self, self._clock)
             return self._key
 
-    def _wait_for_key(self) -> None:
-        """Until it has had what it is owed."""
-        owed = 0.0 if self._key is None else self._key.owed
-        if owed > 0:
-            longest = max(LONGEST_WAIT, longest_wait(self.least_share, self._last_step))
-            self._changed.wait_for(self._key_is_content, min(longest, owed / (1 - self.least_share)))
-
-    def _key_is_content(self) -> bool:
-        return self._key is None or self._key.cancelled or self._key.owed <= 0
+    def _shares(self) -> bool:
+        """Whether the key frame being computed has half of the threads, from now on where it is owed something."""
+        key = self._key
+        if key is None or key.cancelled:
+            return False
+        key.shares = key.shares or key.owed > 0
+        return key.shares
 
     def _begin(self, key: KeyTurn) -> None:
         with self._changed:
@@ -113,11 +113,14 @@ class KeyTurn(TorchFunctionMode):
         super().__init__()
         self.busy = False
         self.cancelled = False
+        self.shares = False
+        """Whether it runs beside the steps, with half of the threads, instead of between them."""
         self.waited = 0.0
         self.waiting_since: float | None = None
         self._turns = turns
         self._clock = clock
         self._started: float | None = None
+        self._has_half = False
 
     @property
     def computed(self) -> float:
@@ -152,6 +155,9 @@ class KeyTurn(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation. Raises :class:`KeyFrameCancelledError` in place of it where that was asked for."""
         self._turns._begin(self)
+        if self.shares and not self._has_half:
+            self._has_half = True
+            torch.set_num_threads(max(1, torch.get_num_threads() // 2))
         try:
             return func(*args, **(kwargs or {}))
         finally:
@@ -159,47 +165,35 @@ class KeyTurn(TorchFunctionMode):
 
 
 class KeyProgress:
-    """How far a key frame aside is by a simulated clock, in any unit: it computes while no step does, and has its least share in any case.
+    """How far a key frame aside is by a simulated clock, in any unit: it computes while no step does or, where that leaves it less than its
+    least share, from then on all the time with half of the threads, which is taken for half of the speed.
 
     Without a ``least_share`` it computes all the time, as on a GPU.
     """
 
     def __init__(self, took: float, *, ordered: float, least_share: float | None) -> None:
         self._left = took
-        self._ordered = self._began = ordered
+        self._ordered = self._free = ordered
         self._computed = 0.0
-        self._free = ordered
         self._least_share = least_share
+        self._speed = 1.0
+        self._beside = least_share is None
 
-    def step_begins(self, now: float) -> float:
-        """A step wants to begin: how long it waits for what the key frame is owed."""
-        share = self._least_share
-        if share is None:
-            self._compute(now - self._free)
-            self._free = now
-            return 0.0
-        self._compute(now - self._free)
-        owed = share * (now - self._ordered) - self._computed
-        wait = max(0.0, min(owed / (1 - share), longest_wait(share, self._free - self._began), self._left))
-        self._compute(wait)
-        self._began = self._free = now + wait
-        return wait
+    def step_begins(self, now: float) -> None:
+        """A step begins."""
+        passed = now - self._free
+        self._free = now
+        self._computed += passed
+        self._left -= passed * self._speed
+        if self._least_share is not None and not self._beside and self._least_share * (now - self._ordered) > self._computed:
+            self._beside, self._speed = True, 0.5
 
     def step_ends(self, now: float) -> None:
         """The step that it was ordered in, or a later one, is over."""
-        if self._least_share is not None:
+        if not self._beside:
             self._free = now
 
     @property
     def ready(self) -> bool:
         """Whether it is there."""
         return self._left <= 0
-
-    def _compute(self, time: float) -> None:
-        self._computed += time
-        self._left -= time
-
-
-def longest_wait(share: float, step: float) -> float:
-    """The longest that a step waits for a key frame that is owed its share: what a ``step`` like the last takes from it."""
-    return step * share / (1 - share)

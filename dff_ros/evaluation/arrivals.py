@@ -48,8 +48,8 @@ class Answer:
 
 
 def busy_ns(result: FrameResult) -> int:
-    """How long an answer keeps the engine: its own step, and what that waited for a key frame aside."""
-    return round((result.waited_ms + result.own_ms) * 1e6)
+    """How long an answer keeps the engine."""
+    return round(result.own_ms * 1e6)
 
 
 class Mailbox:
@@ -93,16 +93,15 @@ class Mailbox:
 
 
 class SimulatedClock:
-    """What time it is for an engine that begins with a frame, until when it was busy with the one before, and how long it then waited."""
+    """What time it is for an engine that begins with a frame, and until when it was busy with the one before."""
 
     def __init__(self) -> None:
         self.now_ns = 0
         self.free_ns = 0
-        self.waited_ns = 0.0
 
 
 class SimulatedKeyWorker(DelayedKeyWorker):
-    """Ready when the time that a key feature takes has passed on the simulated clock: on a CPU between steps, which may wait for it."""
+    """Ready when the time that a key feature takes has passed on the simulated clock: on a CPU mostly between steps."""
 
     def __init__(self, model: LoadedModel, clock: SimulatedClock, least_share: float, timing: Timing) -> None:
         super().__init__(model, 1, timing=timing)
@@ -115,13 +114,13 @@ class SimulatedKeyWorker(DelayedKeyWorker):
         super().start(image)
         made = self._wanted
         took_ms = 0.0 if made is None or made.exception() is not None else made.result().took_ms
-        self._progress = KeyProgress(took_ms * 1e6, ordered=self._clock.now_ns + self._clock.waited_ns, least_share=self._least_share)
+        self._progress = KeyProgress(took_ms * 1e6, ordered=self._clock.now_ns, least_share=self._least_share)
 
     def finished(self, frames: int) -> bool:
         """Whether the time has come, however many frames have. Asked when a step begins."""
         assert self._progress is not None, "nothing was started"
         self._progress.step_ends(self._clock.free_ns)
-        self._clock.waited_ns = self._progress.step_begins(self._clock.now_ns)
+        self._progress.step_begins(self._clock.now_ns)
         return self._progress.ready
 
 

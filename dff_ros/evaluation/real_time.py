@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.settings import EngineSettings
@@ -40,9 +39,8 @@ def real_time(
     replay = new_replay(model.card, settings, truth, baseline=baseline)
 
     def step(arrival: Arrival, begins_ns: int) -> FrameResult:
-        clock.now_ns, clock.waited_ns = begins_ns, 0.0
+        clock.now_ns = begins_ns
         result = stream.step(arrival.item.frame, arrival.item.stamp)
-        result = replace(result, waited_ms=clock.waited_ns / 1e6)
         clock.free_ns = begins_ns + busy_ns(result)
         return result
 

@@ -102,7 +102,6 @@ class Simulation:
     def _start_over(self, frame: int) -> None:
         self._key_frame = self._last = frame
         self._age = 0
-        self._waited = 0.0  # by the step that goes on, for the key frame aside
         self._renewal: Renewal | None = None
         self._ordered: _Ordered | None = None
 
@@ -115,7 +114,7 @@ class Simulation:
                 newest += 1
             self._log.dropped += newest - frame
             spent, made_key = self._step(newest, start)
-            free = start + self._waited + spent
+            free = start + spent
             if self._ordered is not None:
                 self._ordered.progress.step_ends(free)
             self._log.frames.append(newest)
@@ -149,7 +148,7 @@ class Simulation:
             return next(self._beside), False
         if wanted:
             took = next(self._took)
-            progress = KeyProgress(took, ordered=now + self._waited, least_share=self._least_share)
+            progress = KeyProgress(took, ordered=now, least_share=self._least_share)
             self._ordered = _Ordered(frame, took, progress, pair)
             return next(self._beside), True
         return next(self._propagated), False
@@ -159,10 +158,12 @@ class Simulation:
         return bool(limit and pair.age_ns is not None and pair.age_ns > limit)
 
     def _take_over(self, now: float) -> None:
-        """Leave the key frame aside what it is owed, and go on with it where it is ready."""
+        """Go on with the key frame aside where it is ready."""
         ordered = self._ordered
-        self._waited = 0.0 if ordered is None else ordered.progress.step_begins(now)
-        if ordered is None or not ordered.progress.ready:
+        if ordered is None:
+            return
+        ordered.progress.step_begins(now)
+        if not ordered.progress.ready:
             return
         self._renewal = self._renewed(ordered.asked, ordered.frame, ordered.frame - self._key_frame)
         self._key_frame, self._age, self._ordered = ordered.frame, ordered.age, None
