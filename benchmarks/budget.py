@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from accuracy_report import merge_into, table
 
-from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
+from dff_ros.engine.frame_pair import KEEP, Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.loading import LoadedModel, load_model
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FeatureFlowStream
@@ -127,7 +127,7 @@ class Watched:
         started = time.perf_counter()
         decision = self._schedule.is_key_frame(pair)
         self.decided.append((pair.age, 1e3 * (time.perf_counter() - started)))
-        return Decision(pair.age >= EVERY, "interval", decision.disagreement)
+        return Decision(True, "interval", decision.disagreement) if pair.age >= EVERY else KEEP
 
     def reset(self) -> None:
         self._schedule.reset()

@@ -294,6 +294,13 @@ def test_the_mode_can_change_while_it_runs(model: LoadedModel) -> None:
     assert [r.key_age_frames for r in play(video, 5, start=12)] == [2, 3, 4, 0, 1]  # what was in flight is taken over
 
 
+def test_a_reason_without_a_decision_makes_no_key(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode in ("blocking", "aside"):
+        video = stream(model, key_frames=mode)
+        monkeypatch.setattr(video._schedule, "is_key_frame", lambda pair: Decision(False, "almost"))
+        assert [r.reason for r in play(video, 4)] == ["first frame", "", "", ""]
+
+
 def test_per_frame_always_blocks(model: LoadedModel) -> None:
     assert all(r.is_key for r in play(stream(model, schedule="per-frame"), 4))
 

@@ -208,7 +208,7 @@ class FeatureFlowStream:
             self._aside.cancel()
             self._track, result = self._key_step(current, pair, decision)
             return result
-        reason = "" if self._aside.in_flight else decision.reason
+        reason = decision.reason if decision and not self._aside.in_flight else ""
         try:
             if reason:
                 with current.times.measure("feature", self._model.device):
