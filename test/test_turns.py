@@ -1,4 +1,4 @@
-"""Turns with the cores: what a key frame aside may do while a step runs, what it is owed, and how it is stopped."""
+"""Turns with the cores: what a key frame aside may do while a step runs, when it has half of the threads, and how it is stopped."""
 
 from __future__ import annotations
 

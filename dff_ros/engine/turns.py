@@ -43,7 +43,7 @@ class Turns:
     @contextmanager
     def step(self) -> Iterator[float]:
         """The block is a step: the key frame stands still until it ends, or has half of the threads. Gives the seconds waited for it."""
-        called, threads = self._clock(), torch.get_num_threads()
+        called, shared, threads = self._clock(), False, torch.get_num_threads()
         try:
             with self._changed:
                 beside, shared = self._key is not None, self._shares()
@@ -55,7 +55,8 @@ class Turns:
             yield self._clock() - called if beside and not shared else 0.0
         finally:
             self._in_step = False  # before the lock, in which another interrupt may come
-            torch.set_num_threads(threads)
+            if shared:
+                torch.set_num_threads(threads)
             with self._changed:
                 self._changed.notify_all()
 

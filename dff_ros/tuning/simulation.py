@@ -125,7 +125,7 @@ class Simulation:
             frame = newest + 1
 
     def _step(self, frame: int, now: float) -> tuple[float, bool]:
-        """Milliseconds of computing, and whether the frame was made a key frame. As ``FeatureFlowStream`` does it."""
+        """Milliseconds of the step, and whether the frame was made a key frame. As ``FeatureFlowStream`` does it."""
         interval_ns = int(self._table.stamps[frame] - self._table.stamps[self._last])
         if 0 < self._settings.max_gap * 1e9 < interval_ns:
             self._schedule.reset()
