@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dff_ros.core.flow_network import COARSE_CELLS, FlowNetS
 from dff_ros.core.propagate import FlowFields
+from dff_train.precision import mixed_precision
 
 COARSE_WEIGHTS = (0.5, 0.25, 0.25, 0.25)
 """Of the decoder's flows, the finest first, beside 1 for the answer: what the authors' weights come to for means over cells."""
@@ -27,7 +27,7 @@ def flow_loss(network: nn.Module, image: Tensor, key_image: Tensor, truth: Tenso
     """
     if truth is None or visible is None:
         return image.new_zeros(())
-    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+    with mixed_precision(image.device):
         flow, coarse = _flows(network, network.prepare(image), network.prepare(key_image))  # type: ignore[operator]
     truth, visible = truth.to(flow.device), visible.to(flow.device)
     loss = end_point_loss(flow, truth, visible, cell=stride, stride=stride)

@@ -17,6 +17,7 @@ from dff_ros.core.feature_network import PyramidFeatureNetwork
 from dff_ros.core.look import Look, place_shares
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.core.refine_network import LookRefineNetwork
+from dff_train.precision import mixed_precision
 from dff_train.regression import linear_head, regression, with_scores_kept
 
 
@@ -93,7 +94,7 @@ def fit_half_cells(model: DeepFeatureFlow, images: Iterable[Tensor]) -> None:
 def _blocks(look: Look, trunk: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
     """What ``trunk`` sees of each whole block, (N, C p p, h, w), and ``wanted``'s cells of that block, (N, C q q, h, w)."""
     seen, cells = look.block
-    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+    with mixed_precision(image.device):
         given, target = trunk(look.resized(image)), wanted(image)
     rows, columns = target.shape[2] // cells, target.shape[3] // cells
     target = F.pixel_unshuffle(target[:, :, : rows * cells, : columns * cells], cells)
@@ -104,7 +105,7 @@ def _between(network: Any, image: Tensor, down: int, right: int) -> tuple[Tensor
     """The four cells around each place between cells, (N, 4 C, h - 1, w - 1), and the feature of the frame moved there."""
     half = network.stride // 2
     moved = F.pad(image, (0, right * half, 0, down * half), mode="replicate")[:, :, down * half :, right * half :]
-    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+    with mixed_precision(image.device):
         feature, target = network(image), network(moved)
     height, width = feature.shape[2] - 1, feature.shape[3] - 1
     around = F.unfold(feature.float(), 2).view(len(image), -1, height, width)

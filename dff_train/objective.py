@@ -17,6 +17,7 @@ from dff_train.distillation import detection_distillation, feature_loss, segment
 from dff_train.flow_losses import flow_loss
 from dff_train.losses import detection_loss, lovasz_loss, segmentation_loss
 from dff_train.parts import is_frozen
+from dff_train.precision import mixed_precision
 from dff_train.samples import Batch
 from dff_train.targets import DetectionTargets
 
@@ -117,7 +118,7 @@ def carried(
     refine = model.refine_network
     if refine is None:
         return feature
-    with torch.autocast(image.device.type, dtype=torch.bfloat16):
+    with mixed_precision(image.device):
         corrected: Tensor = refine(refine.prepare(image), refine.prepare(key_image), feature, fields, offsets)
     return corrected.float()
 
@@ -169,7 +170,7 @@ def _some(fields: FlowFields, chosen: Tensor) -> FlowFields:
 def extract(network: nn.Module, image: Tensor) -> Tensor:
     """The network's feature, float32; nothing is kept for a backward pass that a frozen network will not have."""
     without_graph = torch.no_grad() if is_frozen(network) else nullcontext()
-    with without_graph, torch.autocast(image.device.type, dtype=torch.bfloat16):
+    with without_graph, mixed_precision(image.device):
         feature: Tensor = network(image)
     return feature.float()
 

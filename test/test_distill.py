@@ -28,6 +28,7 @@ from dff_train.clips import Clip
 from dff_train.disagreement import disagreement, matches
 from dff_train.distill import Given, Settings
 from dff_train.objective import propagated
+from dff_train.precision import mixed_precision
 from dff_train.source_pairs import Truth
 
 CPU = torch.device("cpu")
@@ -259,7 +260,7 @@ def test_the_disagreement_is_the_mean_over_every_offset() -> None:
     frames = list(np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.uint8))
     outcome = disagreement(model, [clip(frames)], interval=3, pixels=19_200, device=CPU)
     images = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]).float() / 255
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), mixed_precision(CPU):
         features = model.feature_network(images).float()
     head, shares = model.heads["segmentation"], []
     with torch.no_grad():

@@ -23,6 +23,7 @@ from dff_train.cli import main
 from dff_train.losses import unlabelled_objects
 from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
 from dff_train.parts import bundle_teacher, frozen_teacher
+from dff_train.precision import mixed_precision
 from dff_train.recipe import Recipe, Stage, read_recipe
 from dff_train.samples import Batch
 from dff_train.train import learning_rate_factor, train, training_step
@@ -156,6 +157,15 @@ def test_losses_fall_on_a_batch_seen_again_and_again(tmp_path: Path, pairs: bool
     assert last < 0.7 * first
 
 
+def test_training_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolution, image = torch.nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 8, 8)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported, raising=False)
+        with mixed_precision(CPU):
+            assert convolution(image).dtype == expected
+
+
 def test_pairs_are_scored_on_the_key_feature_carried_by_the_flow_and_stills_on_their_own() -> None:
     torch.manual_seed(0)
     model = build_model(tiny_card()).eval()
@@ -163,7 +173,7 @@ def test_pairs_are_scored_on_the_key_feature_carried_by_the_flow_and_stills_on_t
     losses = batch_losses(model, mixed, CPU, pairs=True)
     key_images, images = mixed.key_images.float() / 255, mixed.images.float() / 255
     with torch.no_grad():
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision(CPU):
             feature = model.feature_network(key_images)
         flow = model.flow_network(model.flow_network.prepare(images[1:]), model.flow_network.prepare(key_images[1:]))
         carried = propagate(feature[1:].float(), FlowFields(flow.flow))

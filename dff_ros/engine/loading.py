@@ -102,6 +102,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return precision
     if device.type == "cuda":
         return torch.float16
-    # Private names, which other versions of torch may lack: there float32 is the safe choice.
+    return torch.bfloat16 if cpu_computes_bfloat16() else torch.float32
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; where torch cannot say, False is the safe answer."""
+    # Private names, which other versions of torch may lack.
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return torch.bfloat16 if any(check() for check in checks if check is not None) else torch.float32
+    return any(check() for check in checks if check is not None)
