@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data, laid out as docs/data.md says")
     parser.add_argument("--model", default="street", help="bundle with a segmentation head (%(default)s)")
     parser.add_argument("--only", choices=("warp", "branch"), help="one way of propagating; both where the bundle has a branch")
-    parser.add_argument("--most", type=int, default=240, help="frames of each recording that the estimator learns from (%(default)s)")
+    parser.add_argument("--most", type=int, default=240, help="frames of a recording that the estimator learns from (%(default)s)")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", metavar="DIR", help="where schedules.md and the plots are")
     options = parser.parse_args(arguments)
     try:

@@ -118,9 +118,9 @@ def _compare(
     images, features = (torch.cat(each) for each in zip(*seen, strict=True))
     count = len(images) - 1
     ages = torch.arange(count, 0, -1, device=images.device)
-    newest = images[-1:].expand(count, -1, -1, -1)
-    fields = way_back(model, newest, images[:-1]) if ways is None else ways
-    answers = carried(model, features[:-1], newest, images[:-1], ages, fields).unsqueeze(1)
+    newest = images[-1:]
+    fields = way_back(model, newest.expand(count, -1, -1, -1), images[:-1]) if ways is None else ways
+    answers = carried(model, model.carried_map(features[:-1]), newest, images[:-1], ages, fields).unsqueeze(1)
     outcome.frames += 1
     outcome.features += [float(feature_loss(each, features[-1:])) for each in answers]
     for task in model.tasks:

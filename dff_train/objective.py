@@ -105,16 +105,19 @@ def propagated(
         return key_feature
     image, key_image = image[moved], key_image[moved]
     fields = way_back(model, image, key_image, [between[index] for index in moved.tolist()] if between else ())
-    return key_feature.index_copy(0, moved, carried(model, key_feature[moved], image, key_image, offsets[moved], fields))
+    return key_feature.index_copy(0, moved, carried(model, model.carried_map(key_feature[moved]), image, key_image, offsets[moved], fields))
 
 
 def carried(
-    model: DeepFeatureFlow, key_feature: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor, fields: FlowFields
+    model: DeepFeatureFlow, key_map: Tensor, image: Tensor, key_image: Tensor, offsets: Tensor, fields: FlowFields
 ) -> Tensor:
-    """Features of frames ``offsets`` > 0 frames after their key frames: carried by ``fields``, then corrected by the branch, if any."""
-    scale = None if fields.scale is None else fields.scale.to(key_feature.device)
-    fields = FlowFields(fields.flow.to(key_feature.device), scale)
-    feature = propagate(model.carried_map(key_feature), fields)
+    """Features of frames ``offsets`` > 0 frames after their key frames: carried by ``fields``, then corrected by the branch, if any.
+
+    ``key_map`` is the model's ``carried_map`` of the key frames' features. ``image`` may be one frame for all key frames.
+    """
+    scale = None if fields.scale is None else fields.scale.to(key_map.device)
+    fields = FlowFields(fields.flow.to(key_map.device), scale)
+    feature = propagate(key_map, fields)
     refine = model.refine_network
     if refine is None:
         return feature

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ AGES = (1, 2, 3, 4, 6, 8, 11, 16)
 
 LEAST_FRAMES = 5 * (max(AGES) + 1)
 """Of a recording, so that the fifth held out reaches to the largest age."""
+
+LEAST_MOST = 2 * LEAST_FRAMES
+"""Frames of each recording that may be asked for: of a longer one as few as half as many are kept."""
 
 SMALLEST = 2e-3
 """Shares below this count as this: logarithms of what is one or no cell say nothing."""
@@ -70,10 +73,13 @@ def schedule(
 ) -> Estimator:
     """Fit the estimator of a bundle on the recordings and write the bundle, with it, to ``to``.
 
-    Of each recording about ``frames`` frames are used. Raises ValueError or OSError in one line where that is not possible.
+    Of each recording about ``frames`` frames are used, which should be LEAST_MOST or more. Raises ValueError or OSError in one line where
+    that is not possible.
     """
     if not recordings:
         raise ValueError("at least one recording should be given: --video, --frames or --bag")
+    if frames < LEAST_MOST:
+        raise ValueError(f"--most should be at least {LEAST_MOST} frames, got {frames}")
     if find_bundle(model).resolve() == to.resolve():
         raise ValueError(f"the new bundle should not take the place of the one it is made from, got {to} for both")
     card, networks = load_bundle(model)
@@ -122,12 +128,22 @@ def read(given: Given, pixels: int, most: int) -> Clip:
     return clip
 
 
+class _Seen(NamedTuple):
+    """A frame that may be the key of those to come."""
+
+    image: Tensor
+    key_map: Tensor
+    """What is warped of it."""
+    cells: Tensor
+    doubt: Tensor
+
+
 @torch.no_grad()
 def observe(model: DeepFeatureFlow, clip: Clip, *, pixels: int, device: torch.device) -> Observed:
     """Carry every frame's feature to the frames after it; note signals and disagreement. Raises ValueError for a clip too short."""
     head = model.head(Task.SEGMENTATION)
     told, differs, surprises = [], [], []
-    seen: deque[tuple[Tensor, Tensor, Tensor, Tensor]] = deque(maxlen=max(AGES))
+    seen: deque[_Seen] = deque(maxlen=max(AGES))
     ways: FlowFields | None = None
     for index, frame in enumerate(tqdm(clip.frames, desc=clip.name, unit="frame")):
         if clip.firsts[index] == index:
@@ -139,25 +155,25 @@ def observe(model: DeepFeatureFlow, clip: Clip, *, pixels: int, device: torch.de
         own = head.decode(head(feature), geometry).labels
         if seen and model.chains_flow:
             ways = one_on(way_back(model, image, seen[-1][0]), ways, most=max(AGES))
-        for age in AGES:
-            if age > len(seen):
-                break
-            key_image, key_feature, key_cells, key_doubt = seen[-age]
-            fields = way_back(model, image, key_image) if ways is None else _row(ways, -age)
-            signals = measure_signals(cells, key_cells, key_doubt, fields.flow.to(device), age=age)
-            answer = carried(model, key_feature, image, key_image, torch.tensor([float(age)], device=device), fields)
-            told.append([float(value) for value in astuple(signals)])
-            differs.append(float((head.decode(head(answer), geometry).labels != own).mean()))
-            surprises.append(surprise(head, model.carried_map(key_feature), fields, feature))
-        seen.append((image, feature, cells, doubt(head, feature)))
+        ages = [age for age in AGES if age <= len(seen)]
+        if ages:
+            keys = [seen[-age] for age in ages]
+            key_images, key_maps = torch.cat([key.image for key in keys]), torch.cat([key.key_map for key in keys])
+            fields = way_back(model, image.expand_as(key_images), key_images) if ways is None else _rows(ways, [-age for age in ages])
+            answers = carried(model, key_maps, image, key_images, torch.tensor(ages, device=device), fields)
+            for row, (age, key) in enumerate(zip(ages, keys, strict=True)):
+                signals = measure_signals(cells, key.cells, key.doubt, fields.flow[row : row + 1].to(device), age=age)
+                told.append([float(value) for value in astuple(signals)])
+                differs.append(float((head.decode(head(answers[row : row + 1]), geometry).labels != own).mean()))
+                surprises.append(surprise(head, key.key_map, _rows(fields, [row]), feature))
+        seen.append(_Seen(image, model.carried_map(feature), cells, doubt(head, feature)))
     if not told:
         raise ValueError(f"{clip.name} should hold consecutive frames")
     floors = np.array([FLOORS[name] for name in USED])
     return Observed(np.log(np.array(told) + floors), _log(differs), _log(surprises))
 
 
-def _row(ways: FlowFields, index: int) -> FlowFields:
-    rows = slice(index, index + 1 or None)
+def _rows(ways: FlowFields, rows: list[int]) -> FlowFields:
     return FlowFields(ways.flow[rows], None if ways.scale is None else ways.scale[rows])
 
 

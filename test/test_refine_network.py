@@ -232,6 +232,20 @@ def look_network() -> LookRefineNetwork:
     return LookRefineNetwork(6, fusion_width=8, width=8, blocks=(1, 1, 2), dilations=(1, 2)).eval()
 
 
+def test_one_frame_is_corrected_for_several_key_frames_and_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = look_network()
+    nn.init.normal_(network.gate.weight)
+    current, key, feature, flow = scene()
+    alone = [refine(network, current[:1], key[[row]], feature[[row]], flow[[row]], [age]) for row, age in enumerate((1.0, 9.0))]
+    look, looks = network.look, []
+    monkeypatch.setattr(network, "look", lambda image: looks.append(len(image)) or look(image))
+    prepared, fields, ages = network.prepare(current[:1]), FlowFields(flow), torch.tensor([1.0, 9.0])
+    together = network(prepared, network.prepare(key), feature, fields, ages)
+    assert torch.equal(network(prepared, network.prepare(key), feature, fields, ages), together)
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert looks == [1]
+
+
 @pytest.mark.parametrize("height", [4, 5])
 def test_a_look_is_blended_with_the_propagated_feature_by_its_gate(height: int) -> None:
     network = look_network()

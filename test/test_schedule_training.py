@@ -94,6 +94,7 @@ def test_a_bundle_gets_its_estimator_and_keeps_all_else(tiny_bundle: Path, drive
         (["--frames", "DRIVE@0:20"], "should hold at least 85 frames, got 21"),
         ([], "at least one recording should be given"),
         (["--frames", "DRIVE", "--to", "BUNDLE"], "should not take the place"),
+        (["--frames", "DRIVE", "--most", "120"], "--most should be at least 170 frames, got 120"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_in_one_line(

@@ -7,8 +7,9 @@ itself, so that every head profits and none needs to know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +44,13 @@ class RefineInput:
     """(N, 3, H, W), RGB in 0..1."""
     cells: Tensor
     """(N, 3, h, w): the image averaged over each feature cell, float32."""
+    look: Callable[[Tensor], Tensor] = field(repr=False)
+    """What the branch sees in an image."""
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """What the branch sees in this one, (N, ..., h, w): the same from whichever key frame, so computed once, when first asked for."""
+        return self.look(self.image)
 
 
 class RefineNetwork(Protocol):
@@ -56,7 +64,8 @@ class RefineNetwork(Protocol):
         """The corrected feature (N, C, h, w) of the current frame.
 
         ``current`` and ``key`` are prepared frames, ``feature`` (N, C, h, w) is what ``fields`` carried from the key frame,
-        ``age`` (N,) the frames since then, at least 1: a key frame's own feature is exact and never comes here.
+        ``age`` (N,) the frames since then, at least 1: a key frame's own feature is exact and never comes here. ``current`` may be
+        one frame for N key frames.
         """
         ...
 
@@ -89,7 +98,7 @@ class _Branch(nn.Module):
         """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
         self._check(current, key, feature, age)
         feature = self._laid_out(feature)
-        seen = self._laid_out(self.look(current.image))
+        seen = self._laid_out(current.seen.expand(len(feature), -1, -1, -1))
         signals = self._laid_out(self._signals(current, key, fields, age))
         fused = self.fusion(torch.cat([seen, feature, signals], dim=1))
         gate = torch.sigmoid(self.gate(fused)) * self._trust(age).to(fused.dtype).view(-1, 1, 1, 1)
@@ -103,7 +112,7 @@ class _Branch(nn.Module):
         """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.stride or image.shape[3] % self.stride:
             raise ValueError(f"image should be (N, 3, H, W) with H and W multiples of {self.stride}, got {tuple(image.shape)}")
-        return RefineInput(image, mean_over_cells(image, self.stride))
+        return RefineInput(image, mean_over_cells(image, self.stride), self.look)
 
     def _laid_out(self, maps: Tensor) -> Tensor:
         """In the number format of the weights, channels last: mixed layouts cost a CPU a sixth of the branch in copies."""
@@ -117,9 +126,9 @@ class _Branch(nn.Module):
         return torch.cat([difference, carried[:, 3:], fields.flow.float() / FLOW_UNIT, age_plane], dim=1)
 
     def _check(self, current: RefineInput, key: RefineInput, feature: Tensor, age: Tensor) -> None:
-        if current.image.shape != key.image.shape:
+        if current.image.shape[1:] != key.image.shape[1:] or len(current.image) not in (1, len(key.image)):
             raise ValueError(f"key frame should be {tuple(current.image.shape)}, got {tuple(key.image.shape)}")
-        expected = (current.cells.shape[0], self.channels, *current.cells.shape[2:])
+        expected = (len(key.cells), self.channels, *key.cells.shape[2:])
         if feature.shape != expected:
             raise ValueError(f"feature should be {expected}, got {tuple(feature.shape)}")
         if age.shape != expected[:1]:
