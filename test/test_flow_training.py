@@ -189,13 +189,13 @@ def test_the_flow_loss_joins_the_others() -> None:
 
 
 def test_a_recipe_follows_a_bundle_in_what_it_does_not_say(tmp_path: Path, refined_bundle: Path) -> None:
-    content = yaml.safe_load((RECIPES / "flow_tiny.yaml").read_text())
+    content = yaml.safe_load((RECIPES / "flow_half.yaml").read_text())
     content["card"]["like"] = str(refined_bundle)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     card, bundle = read_recipe(tmp_path / "recipe.yaml").card, read_card(refined_bundle)
-    assert card.name == "street_flow_tiny" and card.segmentation_classes == bundle.segmentation_classes
+    assert card.name == "street_flow_half" and card.segmentation_classes == bundle.segmentation_classes
     assert card.input_pixels == bundle.input_pixels and card.figures == {}
-    assert card.architecture["flow_network"] == {"kind": "flownet_tiny"} and "refine_network" not in card.architecture
+    assert card.architecture["flow_network"] == {"kind": "flownet_half"} and "refine_network" not in card.architecture
     assert card.architecture["feature_network"] == bundle.architecture["feature_network"]
     content["card"]["like"] = str(tmp_path)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
