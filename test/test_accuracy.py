@@ -78,7 +78,7 @@ def test_every_command_of_the_shipped_description_is_one_that_dff_replay_takes()
 
 def test_what_makes_a_bundle_that_is_not_shipped_names_a_recipe_of_ours_and_puts_the_bundle_in_its_place() -> None:
     optional = [row for row in read_description(DESCRIPTION).rows if row.made_by.startswith("dff_train")]
-    names = {"warp, flow trained", "half-cost network, per-frame", "light network split earlier, warp"}
+    names = {"light network, warp, flow trained", "half-cost network, per-frame", "light network split earlier, warp"}
     assert names <= {row.name for row in optional}
     for row in optional:
         train, export = ([*part.split(), ""] for part in row.made_by.split(" && "))

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -423,40 +424,48 @@ def test_a_stream_that_nobody_holds_takes_its_thread_along(model: LoadedModel, g
 
 
 def test_the_key_has_as_many_threads_as_the_stream(model: LoadedModel, gate: Gate) -> None:
-    before = torch.get_num_threads()
+    before, found = torch.get_num_threads(), []
+
+    def in_a_thread(target: Callable[[], object]) -> None:
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join(MINUTE)
+
     try:
         torch.set_num_threads(3)
         video = threaded(model)
-        play(video, 6)
+        play(video, 5)
+        in_a_thread(lambda: torch.set_num_threads(2))  # what a new thread would begin with
+        show(video, 5)
         assert gate.entered.wait(MINUTE)
         assert gate.torch_threads == [3] and torch.get_num_threads() == 3
         gate.opened.set()
         assert video.close(MINUTE)
+        in_a_thread(lambda: found.append(torch.get_num_threads()))
+        assert found == [3]
     finally:
         torch.set_num_threads(before)
 
 
 def test_nothing_of_a_key_is_computed_during_a_step(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     in_step, during = threading.Event(), []
-    begin = Turns._begin
+    begin, process = Turns._begin, FeatureFlowStream._process
 
     def note(self: Turns, key: KeyTurn) -> None:
         begin(self, key)
         during.append(in_step.is_set())
 
-    head = model.networks.head(Task.SEGMENTATION)
-    decode = head.decode
-
-    def slow_decode(*inputs: Any) -> Any:
+    def slow_process(*inputs: Any) -> Any:
         in_step.set()
         time.sleep(0.02)  # the thread would get through the whole network meanwhile
+        result = process(*inputs)
         in_step.clear()
-        return decode(*inputs)
+        return result
 
     video = threaded(model, key_share=0.0)
     play(video, 5)
     monkeypatch.setattr(Turns, "_begin", note)
-    monkeypatch.setattr(head, "decode", slow_decode)
+    monkeypatch.setattr(FeatureFlowStream, "_process", slow_process)
     for index in range(5, 15):
         show(video, index)
         time.sleep(0.001)  # some of the network
@@ -468,13 +477,71 @@ def test_a_cut_stops_the_key_that_is_being_computed(model: LoadedModel) -> None:
     video = threaded(model)
     play(video, 5)
     with video._turns.step():  # it cannot have begun yet
-        video._aside.order(*_prepared(video, 5), stamp_of(5))
+        video._aside.order(*_prepared(video, 5), stamp_of(5), unasked())
         unfinished = list(video._aside._worker._unfinished)
         video.reset("asked")
     wait_until(lambda: all(future.done() for future in unfinished), "its end")
     assert all(future.cancelled() or isinstance(future.exception(), KeyFrameCancelledError) for future in unfinished) and unfinished
     assert [r.key_age_frames for r in play(video, 4, start=6)] == [0, 1, 2, 3]
     assert video.close(MINUTE)
+
+
+def test_results_say_how_long_a_step_waited(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Turns, "step", lambda turns: nullcontext(0.5))
+    assert show(threaded(model), 0).waited_ms == 500.0
+
+
+def test_to_change_to_per_frame_drops_the_key_that_is_being_computed(model: LoadedModel, gate: Gate) -> None:
+    video = threaded(model)
+    play(video, 6)
+    assert gate.entered.wait(MINUTE)
+    video.apply(video.settings.with_values({"schedule": "per-frame"}))
+    assert show(video, 6).is_key and show(video, 7).is_key
+    gate.opened.set()
+    assert video.close(MINUTE)
+
+
+def test_a_key_ends_with_the_stream_that_nobody_holds(model: LoadedModel, gate: Gate) -> None:
+    video = threaded(model)
+    play(video, 6)
+    assert gate.entered.wait(MINUTE)
+    turn = video._aside._worker._turn
+    del video
+    gc.collect()
+    assert turn.cancelled
+
+
+def test_a_closed_stream_begins_anew(model: LoadedModel) -> None:
+    video = stream(model)
+    play(video, 12)
+    assert video.close()
+    again, fresh = show(video, 40), show(stream(model), 40)
+    assert (again.reason, again.is_key, video._renewal) == (fresh.reason, True, None)
+
+
+def test_a_cut_in_a_step_that_shares_the_threads_has_all_of_them(model: LoadedModel, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, found = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        video = threaded(model)
+        play(video, 6)
+        assert gate.entered.wait(MINUTE)
+        monkeypatch.setattr(KeyTurn, "owed", 1.0)
+        show(video, 6)
+        network = model.networks.feature_network
+        extract = network.forward
+        monkeypatch.setattr(network, "forward", lambda image: found.append(torch.get_num_threads()) or extract(image))
+        monkeypatch.setattr(video._schedule, "is_key_frame", lambda _: Decision(True, "cut", hard=True))
+        assert show(video, 7).is_key
+        assert found == [4]
+        gate.opened.set()
+        assert video.close(MINUTE)
+    finally:
+        torch.set_num_threads(before)
+
+
+def unasked() -> FramePair:
+    return FramePair(age=1, age_ns=None, pixels_per_cell=8.0, compute_fields=lambda: pytest.fail("nobody looks at it"))
 
 
 def _prepared(video: FeatureFlowStream, index: int) -> tuple[PreparedFrame, ImageGeometry]:

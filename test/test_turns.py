@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ class Computation:
 
     def __init__(self, turns: Turns, clock: Clock, *, count: int, cost: float = 1.0) -> None:
         self.done = 0
+        self.threads = 0
         self.error: Exception | None = None
         self.turn = turns.key_frame()
         self.began = threading.Event()
@@ -39,6 +40,7 @@ class Computation:
 
     def _operation(self) -> None:
         self._clock.pass_by(self._cost)
+        self.threads = torch.get_num_threads()
         self.done += 1
 
     def join(self) -> None:
@@ -83,31 +85,111 @@ def test_within_a_step_nothing_is_computed(clock: Clock) -> None:
         clock.pass_by(3.0)
         assert key.done == 0 and key.turn.computed == 0
     key.join()
-    assert key.done == 5
+    assert key.done == 5 and key.turn.computed == 5.0
 
 
-def test_a_key_frame_left_too_little_has_half_of_the_threads(clock: Clock) -> None:
+def test_a_step_waits_for_the_operation_that_is_running(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_WAIT", MINUTE)
+    turns = Turns(0.0, clock=clock)
+    begun, let_go = threading.Event(), threading.Event()
+    turn = turns.key_frame()
+    found: list[tuple[bool, float]] = []
+
+    def compute() -> None:
+        with turn:
+            operation(lambda: begun.set() or (let_go.wait(MINUTE) and None))
+
+    def step() -> None:
+        with turns.step() as waited:
+            found.append((let_go.is_set(), waited))
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (compute, step)]
+    threads[0].start()
+    assert begun.wait(MINUTE)
+    turn.cancel()  # though nobody wants it any more
+    threads[1].start()
+    wait_until(lambda: turns._in_step, "the step")
+    clock.pass_by(2.0)
+    let_go.set()
+    for thread in threads:
+        thread.join(MINUTE)
+    assert found == [(True, 2.0)]
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
-    try:
-        turns = Turns(0.25, clock=clock)
-        with turns.step():
-            assert torch.get_num_threads() == 4
-            key = Computation(turns, clock, count=1_000_000, cost=0.0)
-            wait_until(lambda: key.turn.waiting_since is not None, "the first operation")
-            clock.pass_by(8.0)
-            assert not key.turn.shares and key.turn.computed == 0
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_key_frame_left_too_little_has_half_of_the_threads(clock: Clock, four_threads: None) -> None:
+    turns = Turns(0.25, clock=clock)
+    with turns.step():
+        assert torch.get_num_threads() == 4
+        key = Computation(turns, clock, count=1_000_000, cost=0.0)
+        wait_until(lambda: key.turn.waiting_since is not None, "the first operation")
+        clock.pass_by(8.0)
+        assert not key.turn.shares and key.turn.computed == 0
+    assert key.threads in (0, 4)
+    for _ in range(2):
         with turns.step() as waited:
             assert key.turn.shares and waited == 0 and torch.get_num_threads() == 2
             done = key.done
-            wait_until(lambda: key.done > done or key.error is not None, "an operation within the step")
+            wait_until(lambda done=done: key.done > done + 1, "an operation within the step")
+            assert key.threads == 2
         assert torch.get_num_threads() == 4
+        clock.pass_by(8.0)  # it is owed nothing any more, and goes on as it is
+    with turns.step():
         key.turn.cancel()
-        key.join()
+        turns.take_all()
+        assert torch.get_num_threads() == 4
+    key.join()
+    with turns.step():
+        assert torch.get_num_threads() == 4
+
+
+def test_one_thread_is_not_halved(clock: Clock) -> None:
+    assert torch.get_num_threads() == 1
+    turns = Turns(0.5, clock=clock)
+    with turns.key_frame() as turn:
+        turn.waiting_since = clock.now
+        clock.pass_by(8.0)
         with turns.step():
-            assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
+            assert turn.shares and torch.get_num_threads() == turns.half == 1
+        turn.waiting_since = None
+
+
+def test_threads_are_those_of_the_beginning_in_every_thread(clock: Clock, four_threads: None) -> None:
+    """What a thread begins with is what was set last, here by a step of another stream that shares its threads."""
+    turns = Turns(0.0, clock=clock)
+    found = []
+
+    def one_step() -> None:
+        with turns.step():
+            found.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    thread = threading.Thread(target=one_step)
+    thread.start()
+    thread.join(MINUTE)
+    key = Computation(turns, clock, count=3)
+    key.join()
+    assert found == [4] and key.threads == 4
+
+
+def test_the_end_of_a_cancelled_key_frame_is_not_the_next_ones(clock: Clock) -> None:
+    turns = Turns(0.5, clock=clock)
+    with turns.key_frame() as cancelled:
+        cancelled.cancel()
+        following = turns.key_frame()
+    with following:
+        following.waiting_since = clock.now
+        clock.pass_by(8.0)
+        with turns.step():
+            assert following.shares
+        following.waiting_since = None
 
 
 def test_a_long_operation_stops_no_stream(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +264,7 @@ def test_a_step_that_is_interrupted_while_it_waits_is_over(clock: Clock, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(turns._changed, "wait_for", interrupted)
+        patch.setattr(turns, "_operating", True)
         with pytest.raises(KeyboardInterrupt), turns.step():
             pass
     Computation(turns, clock, count=3).join()

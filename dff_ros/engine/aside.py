@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dff_ros.core.results import ImageGeometry
+from dff_ros.engine.frame_pair import FramePair
 from dff_ros.engine.key_worker import KeyWorker
 from dff_ros.engine.loading import LoadedModel
 from dff_ros.engine.track import KeyFrame, PreparedFrame, Step, Track, Way
@@ -17,7 +18,18 @@ class Order:
     prepared: PreparedFrame
     geometry: ImageGeometry
     stamp: int
+    asked: FramePair
+    """What the schedule saw of it."""
     way: Way
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A key frame whose feature is there."""
+
+    track: Track
+    asked: FramePair
+    """What the schedule saw of its frame, beside the key frame before."""
 
 
 class KeyFrameAside:
@@ -33,18 +45,18 @@ class KeyFrameAside:
         """Whether a key frame was ordered and not yet taken."""
         return self._order is not None
 
-    def order(self, prepared: PreparedFrame, geometry: ImageGeometry, stamp: int) -> None:
+    def order(self, prepared: PreparedFrame, geometry: ImageGeometry, stamp: int, asked: FramePair) -> None:
         """Have the feature of the current frame computed."""
         self._worker.start(prepared.image)
-        self._order = Order(prepared, geometry, stamp, Way(self._model, prepared))
+        self._order = Order(prepared, geometry, stamp, asked, Way(self._model, prepared))
 
     def advance(self, step: Step) -> None:
         """The video went on by ``step``."""
         if self._order is not None:
             self._order.way.advance(step)
 
-    def take(self) -> Track | None:
-        """With each new frame: the ordered key's track, once its feature is ready.
+    def take(self) -> Ready | None:
+        """With each new frame: the ordered key, once its feature is ready.
 
         Raises what went wrong with it, which ends the order too.
         """
@@ -54,7 +66,7 @@ class KeyFrameAside:
         self._order = None
         ready = self._worker.take()
         key = KeyFrame(self._model.networks, ready.feature, order.prepared, order.geometry, order.stamp, ready.took_ms, ready.carried)
-        return Track(key, order.way)
+        return Ready(Track(key, order.way), order.asked)
 
     def cancel(self) -> None:
         """Forget what is in flight."""

@@ -52,18 +52,22 @@ class ThreadKeyWorker:
     """A thread of its own: on a CPU it computes when it has its turn, on a GPU in a queue of low priority.
 
     The thread starts with the first image and ends with ``close`` or with the worker. One that was cancelled begins with the next image
-    when the operation it was in is done, on a GPU when all of them are.
+    when the operation it was in is done, on a GPU when all of them are. A process that ends waits for a key frame in the making unless
+    ``close`` was called.
     """
 
     def __init__(self, model: LoadedModel, turns: Turns) -> None:
+        self._wanted: Future[KeyFeature] | None = None
+        self._turn: KeyTurn | None = None
         self._model = model
         self._turns = turns
         on_gpu = model.device.type == "cuda"
         self._queue = torch.cuda.Stream(model.device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._executor: ThreadPoolExecutor | None = None
-        self._wanted: Future[KeyFeature] | None = None
-        self._turn: KeyTurn | None = None
         self._unfinished: set[Future[KeyFeature]] = set()
+
+    def __del__(self) -> None:
+        self.cancel()
 
     def start(self, image: Tensor) -> None:
         """Hand ``image`` to the thread."""
@@ -71,7 +75,7 @@ class ThreadKeyWorker:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="dff_key")
         if self._queue is None:
             self._turn = self._turns.key_frame()
-            future = self._executor.submit(_compute_in_turn, self._model, image, self._turn, torch.get_num_threads())
+            future = self._executor.submit(_compute_in_turn, self._model, image, self._turn, self._turns.threads)
         else:
             future = self._executor.submit(_compute_on_gpu, self._model, image, torch.cuda.current_stream().record_event(), self._queue)
         self._wanted = future
@@ -129,7 +133,7 @@ def _compute(model: LoadedModel, image: Tensor) -> KeyFeature:
 
 @torch.inference_mode()
 def _compute_in_turn(model: LoadedModel, image: Tensor, turn: KeyTurn, threads: int) -> KeyFeature:
-    torch.set_num_threads(threads)  # counted for each thread: as many as the stream's: a feature's last bits depend on their number
+    torch.set_num_threads(threads)
     try:
         with turn:
             made = _extract(model, image)

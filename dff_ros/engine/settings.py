@@ -82,7 +82,8 @@ class EngineSettings:
     )
     key_share: float = setting(
         0.25,
-        "key frames aside are computed while no frame is; where that is less than this share of the time, with half of a CPU's threads",
+        "key frames aside are computed while no frame is; where that is less than this share of the time, beside frames with half of a "
+        "CPU's threads; 0: never beside, and where frames leave no time a key frame may take very long",
         minimum=0.0,
         maximum=0.9,
     )

@@ -19,7 +19,7 @@ from dff_ros.core.bundle import Card
 from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import ALL_TASKS, Detections, ImageGeometry, LabelMap, Task
 from dff_ros.core.signals import surprise
-from dff_ros.engine.aside import KeyFrameAside
+from dff_ros.engine.aside import KeyFrameAside, Ready
 from dff_ros.engine.frame_pair import Decision, FramePair, Renewal, Schedule
 from dff_ros.engine.key_worker import KeyWorker, ThreadKeyWorker
 from dff_ros.engine.loading import LoadedModel
@@ -44,7 +44,8 @@ class FrameResult:
     key_age_ms: float
     """By the stamps; 0 where one is unknown."""
     key_ms: float
-    """How long the key frame's feature took, whether a step waited for it or not."""
+    """How long the key frame's feature took, whether a step waited for it or not; aside without what it waited for steps, and longer where
+    it had half of the threads."""
     motion_px: float | None
     """Mean flow length from this frame to its key frame; None where no flow was computed."""
     disagreement: float | None
@@ -107,7 +108,6 @@ class FeatureFlowStream:
         self._schedule = schedule or parse_schedule(settings.schedule, settings, estimator=model.card.estimator)
         self._timing = timing or Timing()
         self._renewal: Renewal | None = None
-        self._asked: FramePair | None = None  # of the frame whose key is in flight
         self._spent_ms: float | None = None
         self._track: Track | None = None
         self._turns = Turns(settings.key_share)
@@ -129,7 +129,11 @@ class FeatureFlowStream:
     @property
     def makes_keys_aside(self) -> bool:
         """As the settings say; per-frame always blocks, as each frame is a key frame there and nothing is propagated."""
-        return self._settings.key_frames == "aside" and self._settings.schedule.strip() != "per-frame"
+        return self._settings.key_frames == "aside" and not self._is_per_frame
+
+    @property
+    def _is_per_frame(self) -> bool:
+        return self._settings.schedule.strip() == "per-frame"
 
     def apply(self, settings: EngineSettings) -> None:
         """Take over changed dynamic settings from the next frame on; raises ValueError for a schedule that does not parse."""
@@ -137,10 +141,12 @@ class FeatureFlowStream:
         if any(getattr(settings, name) != getattr(self._settings, name) for name in renewed):
             self._schedule = parse_schedule(settings.schedule, settings, estimator=self.card.estimator, previous=self._schedule)
         self._settings = settings
+        if self._is_per_frame:
+            self._aside.cancel()  # no frame waits for it
 
     def reset(self, reason: str = "reset") -> None:
         """Forget the key frame, and the one in flight: the next frame is one, for ``reason``."""
-        self._track = self._renewal = self._asked = None
+        self._track = self._renewal = None
         self._aside.cancel()
         self._last_stamp = 0
         self._reset_reason = reason
@@ -148,7 +154,7 @@ class FeatureFlowStream:
 
     def close(self, timeout: float | None = None) -> bool:
         """Forget the key frames and end the thread that computes them aside; False where it is still busy after ``timeout`` seconds."""
-        self._track = None
+        self.reset("first frame")
         return self._aside.close(timeout)
 
     @torch.inference_mode()
@@ -163,10 +169,13 @@ class FeatureFlowStream:
         """
         check_frame(frame)
         self._drop_unfitting_key(frame, stamp)
-        with self._on_queue(), self._turns.step() as waited:
-            times = StepTimes()
-            self._take_over()
-            result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
+        with self._on_queue():
+            # Before the turn: a key frame that shares the threads is then in flight for the whole step, and no other is ordered in it.
+            ready = self._aside.take()
+            with self._turns.step() as waited:
+                times = StepTimes()
+                self._take_over(ready)
+                result = self._process(self._current(frame, stamp, tasks, times), turn_rate)
         self._last_stamp = stamp
         self._spent_ms = result.own_ms
         return replace(result, waited_ms=waited * 1e3)
@@ -187,15 +196,15 @@ class FeatureFlowStream:
             step = track.way.step_to(current.prepared)
             return self._propagated_step(current, track, step, self._pair(current, track, step), "")
 
-    def _take_over(self) -> None:
+    def _take_over(self, ready: Ready | None) -> None:
         """Go on with the key frame aside where its feature is ready. The frame before is said to have cost the time it took."""
-        ready = self._aside.take()
         if ready is None:
             return
-        if self._track is not None and self._asked is not None:
-            self._renewal = self._renewed(self._track.key, ready.key, self._asked)
-        self._track, self._asked = ready, None
-        self._spent_ms = (self._spent_ms or 0.0) + ready.key.feature_ms
+        key = ready.track.key
+        if self._track is not None:
+            self._renewal = self._renewed(self._track.key, key, ready.asked)
+        self._track = ready.track
+        self._spent_ms = (self._spent_ms or 0.0) + key.feature_ms
 
     def _process(self, current: Current, turn_rate: float | None) -> FrameResult:
         if self._track is None:
@@ -206,14 +215,14 @@ class FeatureFlowStream:
         decision = self._decide(pair)  # asked while a key is in flight too: it sums up what every frame loses, and a cut cannot wait
         if decision.hard or (decision and not self.makes_keys_aside and not self._aside.in_flight):
             self._aside.cancel()
+            self._turns.take_all()
             self._track, result = self._key_step(current, pair, decision)
             return result
         reason = decision.reason if decision and not self._aside.in_flight else ""
         try:
             if reason:
                 with current.times.measure("feature", self._model.device):
-                    self._aside.order(current.prepared, current.geometry, current.stamp)
-                self._asked = pair
+                    self._aside.order(current.prepared, current.geometry, current.stamp, pair)
             else:
                 with current.times.measure("flow", self._model.device):
                     self._aside.advance(step)
@@ -230,7 +239,7 @@ class FeatureFlowStream:
         feature_ms = self._timing.key_feature(times.parts["feature"])
         key = KeyFrame(self._model.networks, feature, current.prepared, current.geometry, current.stamp, feature_ms)
         if pair is not None and self._track is not None:
-            self._asked = None  # after a cut the old key's scene is gone: what it lost tells nothing of this one
+            # After a cut the old key's scene is gone: what it lost tells nothing of this one.
             self._renewal = None if decision.hard else self._renewed(self._track.key, key, pair)
         result = self._answer(feature, current, key, pair, age=0, reason=decision.reason)
         return Track(key, Way(self._model, current.prepared)), result

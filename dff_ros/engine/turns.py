@@ -29,36 +29,52 @@ class Turns:
     """Steps of one stream, and the key frame computed beside them, take turns.
 
     Where steps leave the key frame less than ``least_share`` of the time, 0 to below 1, it has half of the threads instead, all the time.
+    With a share of 0 it never has: beside steps without a pause it may take very long.
     """
 
     def __init__(self, least_share: float, *, clock: Callable[[], float] = time.perf_counter) -> None:
         if not 0 <= least_share < 1:
             raise ValueError(f"the least share of a key frame aside should be from 0 to below 1, got {least_share}")
         self.least_share = least_share
+        self.threads = torch.get_num_threads()
+        """Torch's threads of whoever has all of them: as many as there were here, now. Torch counts them for each thread, and a new one
+        begins with what was set last, wherever that was."""
         self._clock = clock
         self._changed = Condition()
         self._in_step = False
+        self._operating = False
+        """Whether an operation of a key frame is running, though it be one that was cancelled."""
         self._key: KeyTurn | None = None
+
+    @property
+    def half(self) -> int:
+        """Threads of each where a step and a key frame share them."""
+        return max(1, self.threads // 2)
 
     @contextmanager
     def step(self) -> Iterator[float]:
         """The block is a step: the key frame stands still until it ends, or has half of the threads. Gives the seconds waited for it."""
-        called, shared, threads = self._clock(), False, torch.get_num_threads()
+        waited = 0.0
         try:
             with self._changed:
-                beside, shared = self._key is not None, self._shares()
+                shared = self._shares()
                 if not shared:
                     self._in_step = True
-                    self._changed.wait_for(lambda: self._key is None or not self._key.busy, LONGEST_WAIT)
-            if shared:
-                torch.set_num_threads(max(1, threads - threads // 2))
-            yield self._clock() - called if beside and not shared else 0.0
+                    if self._operating:
+                        called = self._clock()
+                        self._changed.wait_for(lambda: not self._operating, LONGEST_WAIT)
+                        waited = self._clock() - called
+            set_threads(max(1, self.threads - self.half) if shared else self.threads)
+            yield waited
         finally:
             self._in_step = False  # before the lock, in which another interrupt may come
-            if shared:
-                torch.set_num_threads(threads)
+            self.take_all()
             with self._changed:
                 self._changed.notify_all()
+
+    def take_all(self) -> None:
+        """The step at hand has all threads from now on: what shared them is not wanted any more."""
+        set_threads(self.threads)
 
     def key_frame(self) -> KeyTurn:
         """What the computation of the next key frame, in a thread of its own, is to run within."""
@@ -84,35 +100,38 @@ class Turns:
                 key.waited += self._clock() - before
             if key.cancelled:
                 raise KeyFrameCancelledError("nobody wants this key frame any more")
-            key.busy = True
+            self._operating = True
 
-    def _end(self, key: KeyTurn) -> None:
+    def _end(self) -> None:
         with self._changed:
-            key.busy = False
+            self._operating = False
             self._changed.notify_all()
 
     def _cancel(self, key: KeyTurn) -> None:
         with self._changed:
             key.cancelled = True
-            self._changed.notify_all()
+            self._forget(key)
 
     def _leave(self, key: KeyTurn) -> None:
         with self._changed:
-            if self._key is key:
-                self._key = None
-            self._changed.notify_all()
+            self._forget(key)
+
+    def _forget(self, key: KeyTurn) -> None:
+        if self._key is key:
+            self._key = None
+        self._changed.notify_all()
 
 
 class KeyTurn(TorchFunctionMode):
     """One key frame's side: within it, a thread's operations of torch are made one by one, each in its turn.
 
-    Networks need not know, but should hold no lock from one operation to the next that a step needs too. Scripted ones have no operations
+    Networks need not know, but should hold no lock from one operation to the next that a step needs too (before Python 3.12
+    ``functools.cached_property`` holds one, for all objects of its class). Scripted ones have no operations
     that could be waited with: they run on beside the steps. Attention leaves torch's fused form within it, and its last bits with that.
     """
 
     def __init__(self, turns: Turns, clock: Callable[[], float]) -> None:
         super().__init__()
-        self.busy = False
         self.cancelled = False
         self.shares = False
         """Whether it runs beside the steps, with half of the threads, instead of between them."""
@@ -121,7 +140,6 @@ class KeyTurn(TorchFunctionMode):
         self._turns = turns
         self._clock = clock
         self._started: float | None = None
-        self._has_half = False
 
     @property
     def computed(self) -> float:
@@ -143,7 +161,6 @@ class KeyTurn(TorchFunctionMode):
 
     def __enter__(self) -> KeyTurn:
         if self.cancelled:
-            self._turns._leave(self)
             raise KeyFrameCancelledError("nobody wanted this key frame any more before it was begun")
         self._started = self._clock()
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -156,13 +173,17 @@ class KeyTurn(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation. Raises :class:`KeyFrameCancelledError` in place of it where that was asked for."""
         self._turns._begin(self)
-        if self.shares and not self._has_half:
-            self._has_half = True
-            torch.set_num_threads(max(1, torch.get_num_threads() // 2))
         try:
+            set_threads(self._turns.half if self.shares else self._turns.threads)
             return func(*args, **(kwargs or {}))
         finally:
-            self._turns._end(self)
+            self._turns._end()
+
+
+def set_threads(count: int) -> None:
+    """Have torch compute with ``count`` threads in this thread."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 class KeyProgress:
@@ -177,21 +198,19 @@ class KeyProgress:
         self._ordered = self._free = ordered
         self._computed = 0.0
         self._least_share = least_share
-        self._speed = 1.0
-        self._beside = least_share is None
+        self._shares = False
 
     def step_begins(self, now: float) -> None:
         """A step begins."""
         passed = now - self._free
         self._free = now
         self._computed += passed
-        self._left -= passed * self._speed
-        if self._least_share is not None and not self._beside and self._least_share * (now - self._ordered) > self._computed:
-            self._beside, self._speed = True, 0.5
+        self._left -= passed * (0.5 if self._shares else 1.0)
+        self._shares = self._shares or (self._least_share or 0.0) * (now - self._ordered) > self._computed
 
     def step_ends(self, now: float) -> None:
         """The step that it was ordered in, or a later one, is over."""
-        if not self._beside:
+        if self._least_share is not None and not self._shares:
             self._free = now
 
     @property

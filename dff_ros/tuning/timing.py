@@ -43,6 +43,8 @@ def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence
         # An adaptive schedule that looks at every frame, whose age limit decides: the same keys as the fixed one's.
         changes: dict[str, object] = {"schedule": "adaptive" if adaptive else f"fixed:{KEY_INTERVAL}", "max_key_age": 0.0}
         changes |= {"adaptive_price": 100.0, "adaptive_max_age": KEY_INTERVAL, "key_frames": "aside" if aside else "blocking"}
+        # By turns alone: the pause here is not the camera's, and it is for the simulation to say when threads are shared.
+        changes |= {"key_share": 0.0}
         stream = FeatureFlowStream(model, settings.with_values(changes))
         try:
             results = [timed_step(stream, item, interval_ms) for item in back_and_forth(frames, WARM_UP + STEPS)]
@@ -78,7 +80,7 @@ def sort_times(results: Sequence[FrameResult], blocking: MeasuredSteps | None) -
         if took_over:
             aside.append(result.key_ms)
         in_flight = (in_flight and not took_over and not result.is_key) or (result.made_key and not result.is_key)
-        (key if result.is_key else beside if in_flight else propagated).append(result.step_ms)
+        (key if result.is_key else beside if in_flight else propagated).append(result.waited_ms + result.step_ms)
         before = result
     if blocking is not None:
         key, propagated = key or [*blocking.key], propagated or [*blocking.propagated]
