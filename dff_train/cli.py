@@ -15,7 +15,7 @@ from dff_train.anchors import cluster_anchors, nominal_boxes
 from dff_train.datasets import open_sources
 from dff_train.distill import Given, Settings, distill
 from dff_train.recipe import read_recipe
-from dff_train.schedule import LEAST_MOST, schedule
+from dff_train.schedule import schedule
 from dff_train.train import fit_new_fusion, train
 from dff_train.training import Training
 
@@ -98,8 +98,7 @@ def _add_schedule(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--model", required=True, metavar="BUNDLE", help="bundle to fit it for: a name under models/ or a folder")
     command.add_argument("--to", type=Path, required=True, help="folder of the new bundle")
     _add_recordings(command, "; PATH@A:B takes its frames A to B alone")
-    about = f"about so many frames of each recording, {LEAST_MOST} or more (%(default)s)"
-    command.add_argument("--most", type=int, default=240, metavar="N", help=about)
+    command.add_argument("--most", type=int, default=240, metavar="N", help="about so many frames of each recording (%(default)s)")
     command.add_argument("--without-branch", action="store_true", help="for propagation without the branch on the current frame")
     command.set_defaults(run_command=_schedule)
     return command

@@ -8,9 +8,9 @@ from dff_ros.engine.loading import cpu_computes_bfloat16
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """A context in which convolutions take bfloat16, on devices that compute it natively, and float32 on others.
+    """A context in which convolutions take bfloat16; float32 on a CPU without instructions for it.
 
-    A CPU without the instructions emulates it: a 3x3 convolution of 128 channels took six times as long there as in float32.
+    That would emulate it: a 3x3 convolution of 128 channels took six times as long as in float32.
     """
-    native = device.type != "cpu" or cpu_computes_bfloat16()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=native)
+    enabled = device.type != "cpu" or cpu_computes_bfloat16()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

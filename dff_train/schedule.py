@@ -41,9 +41,6 @@ AGES = (1, 2, 3, 4, 6, 8, 11, 16)
 LEAST_FRAMES = 5 * (max(AGES) + 1)
 """Of a recording, so that the fifth held out reaches to the largest age."""
 
-LEAST_MOST = 2 * LEAST_FRAMES
-"""Frames of each recording that may be asked for: of a longer one as few as half as many are kept."""
-
 SMALLEST = 2e-3
 """Shares below this count as this: logarithms of what is one or no cell say nothing."""
 
@@ -73,13 +70,10 @@ def schedule(
 ) -> Estimator:
     """Fit the estimator of a bundle on the recordings and write the bundle, with it, to ``to``.
 
-    Of each recording about ``frames`` frames are used, which should be LEAST_MOST or more. Raises ValueError or OSError in one line where
-    that is not possible.
+    Of each recording about ``frames`` frames are used. Raises ValueError or OSError in one line where that is not possible.
     """
     if not recordings:
         raise ValueError("at least one recording should be given: --video, --frames or --bag")
-    if frames < LEAST_MOST:
-        raise ValueError(f"--most should be at least {LEAST_MOST} frames, got {frames}")
     if find_bundle(model).resolve() == to.resolve():
         raise ValueError(f"the new bundle should not take the place of the one it is made from, got {to} for both")
     card, networks = load_bundle(model)
@@ -123,8 +117,10 @@ def read(given: Given, pixels: int, most: int) -> Clip:
         recording = select(recording, int(ranged["first"]), int(ranged["last"]))
     with tqdm(recording, desc=path.name, unit="frame") as frames:
         clip = decode(given.path.name, frames, pixels=pixels, most=most)
+        found = frames.n
     if len(clip) < LEAST_FRAMES:
-        raise ValueError(f"{given.path.name} should hold at least {LEAST_FRAMES} frames, got {len(clip)}")
+        thinned = f" of its {found}: --most {most} leaves too few" if len(clip) < found else ""
+        raise ValueError(f"{given.path.name} should hold at least {LEAST_FRAMES} frames, got {len(clip)}{thinned}")
     return clip
 
 

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -423,7 +424,7 @@ def test_a_stream_that_nobody_holds_takes_its_thread_along(model: LoadedModel, g
     wait_until(lambda: not any(thread.is_alive() for thread in gate.threads), "the thread's end")
 
 
-def test_the_key_has_as_many_threads_as_the_stream(model: LoadedModel, gate: Gate) -> None:
+def test_the_key_has_as_many_threads_as_the_stream(model: LoadedModel, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     before, found = torch.get_num_threads(), []
 
     def in_a_thread(target: Callable[[], object]) -> None:
@@ -433,13 +434,16 @@ def test_the_key_has_as_many_threads_as_the_stream(model: LoadedModel, gate: Gat
 
     try:
         torch.set_num_threads(3)
-        video = threaded(model)
+        video = threaded(replace(model, threads=3))
         play(video, 5)
         in_a_thread(lambda: torch.set_num_threads(2))  # what a new thread would begin with
         show(video, 5)
         assert gate.entered.wait(MINUTE)
         assert gate.torch_threads == [3] and torch.get_num_threads() == 3
+        monkeypatch.setattr(KeyTurn, "owed", 1.0)
+        show(video, 6)  # from here on it has half of them
         gate.opened.set()
+        wait_until(lambda: ready(video), "the key")
         assert video.close(MINUTE)
         in_a_thread(lambda: found.append(torch.get_num_threads()))
         assert found == [3]
@@ -511,19 +515,32 @@ def test_a_key_ends_with_the_stream_that_nobody_holds(model: LoadedModel, gate: 
     assert turn.cancelled
 
 
-def test_a_closed_stream_begins_anew(model: LoadedModel) -> None:
-    video = stream(model)
+def test_a_closed_stream_begins_anew(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgot: list[bool] = []
+    video = stream(model, schedule="adaptive", adaptive_price=0.01)
     play(video, 12)
+    assert video._renewal is not None
+    monkeypatch.setattr(video._schedule, "reset", lambda: forgot.append(True))
     assert video.close()
-    again, fresh = show(video, 40), show(stream(model), 40)
-    assert (again.reason, again.is_key, video._renewal) == (fresh.reason, True, None)
+    assert video._renewal is None and forgot
+    assert show(video, 40).reason == "first frame"
+
+
+def test_what_is_ready_is_taken_before_the_step_has_its_turn(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a key frame could end once the step has half of the threads, and the next be ordered with as few."""
+    video, order = stream(model), []
+    take, step = video._aside.take, video._turns.step
+    monkeypatch.setattr(video._aside, "take", lambda: order.append("take") or take())
+    monkeypatch.setattr(video._turns, "step", lambda: order.append("step") or step())
+    show(video, 0)
+    assert order == ["take", "step"]
 
 
 def test_a_cut_in_a_step_that_shares_the_threads_has_all_of_them(model: LoadedModel, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     before, found = torch.get_num_threads(), []
     torch.set_num_threads(4)
     try:
-        video = threaded(model)
+        video = threaded(replace(model, threads=4))
         play(video, 6)
         assert gate.entered.wait(MINUTE)
         monkeypatch.setattr(KeyTurn, "owed", 1.0)
@@ -550,7 +567,7 @@ def _prepared(video: FeatureFlowStream, index: int) -> tuple[PreparedFrame, Imag
 
 
 def test_a_worker_gives_back_what_it_computed_once(model: LoadedModel) -> None:
-    worker = ThreadKeyWorker(model, Turns(0.0))
+    worker = ThreadKeyWorker(model, Turns(0.0, threads=1))
     image = torch.rand(1, 3, 96, 128)
     with torch.inference_mode():
         expected = model.extract(image)

@@ -198,6 +198,8 @@ def test_what_does_not_fit_is_refused_with_what_was_expected() -> None:
         network.prepare(current[:, :, :30])
     with pytest.raises(ValueError, match=r"key frame should be \(2, 3, 32, 40\), got \(1, 3, 32, 40\)"):
         refine(network, current, key[:1], feature, flow, [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"key frame should be \(1, 3, 32, 40\), got \(2, 3, 24, 40\)"):
+        refine(network, current[:1], key[:, :, :24], feature[:, :, :3], flow[:, :, :3], [1.0, 1.0])
     with pytest.raises(ValueError, match=r"feature should be \(2, 6, 4, 5\), got \(2, 5, 4, 5\)"):
         refine(network, current, key, feature[:, :5], flow, [1.0, 1.0])
     with pytest.raises(ValueError, match=r"flow should be \(2, 2, 4, 5\), got \(2, 2, 4, 4\)"):

@@ -21,7 +21,7 @@ from dff_ros.core.propagate import FlowFields, propagate
 from dff_ros.core.results import Task
 from dff_train.cli import main
 from dff_train.losses import unlabelled_objects
-from dff_train.objective import DEFAULT_WEIGHTS, batch_losses
+from dff_train.objective import DEFAULT_WEIGHTS, batch_losses, carried, extract
 from dff_train.parts import bundle_teacher, frozen_teacher
 from dff_train.precision import mixed_precision
 from dff_train.recipe import Recipe, Stage, read_recipe
@@ -164,6 +164,23 @@ def test_training_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.Mon
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported, raising=False)
         with mixed_precision(CPU):
             assert convolution(image).dtype == expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_networks_and_branches_learn_in_that_precision(native: bool, refined_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    model, found = load_bundle(str(refined_bundle))[1], set()
+    convolutions = (module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    for convolution in (*convolutions,):
+        convolution.register_forward_hook(lambda *passed: found.add(passed[-1].dtype))
+    image = torch.rand(1, 3, 64, 96)
+    feature = extract(model.feature_network, image)
+    assert found == {torch.bfloat16 if native else torch.float32} and feature.dtype == torch.float32
+    found.clear()
+    still = FlowFields(torch.zeros(1, 2, 8, 12))
+    corrected = carried(model, model.carried_map(feature), image, image, torch.ones(1), still)
+    assert found == {torch.bfloat16 if native else torch.float32} and corrected.dtype == torch.float32
 
 
 def test_pairs_are_scored_on_the_key_feature_carried_by_the_flow_and_stills_on_their_own() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from test_gap import made_up
 from tuning import HeldOut, halves
 
 from dff_ros.core.results import Detections
+from dff_ros.engine.loading import load_model
 from dff_ros.engine.schedule import TimedSchedule, parse_schedule
 from dff_ros.engine.settings import EngineSettings
 from dff_ros.engine.stream import FrameResult
@@ -18,6 +21,7 @@ from dff_ros.evaluation.measures.average_precision import ScoredFrame, average_p
 from dff_ros.evaluation.schedule_study.agreement import AgreementTable
 from dff_ros.recording.drive import GeneratedDrive
 from dff_ros.recording.frames import select
+from dff_ros.tuning import timing
 from dff_ros.tuning.boxes_by_age import BoxesByAge
 from dff_ros.tuning.candidates import Candidate, Network, candidates_for, networks_for, timed
 from dff_ros.tuning.figures import Figures
@@ -232,6 +236,19 @@ def test_steps_are_sorted_by_what_they_had_to_do() -> None:
     ]
     aside = sort_times(run, blocking)
     assert (aside.key, aside.propagated, aside.beside, aside.aside) == ((90.0,), (20.0, 22.0), (40.0, 41.0), (130.0,))
+    later = sort_times(run, blocking, skipped=2)  # the key frame in flight was ordered before
+    assert (later.propagated, later.beside, later.aside) == ((22.0,), (41.0,), (130.0,))
+    waited = sort_times([replace(step("propagated", 1, 20.0), waited_ms=3.0)], blocking)
+    assert waited.propagated == (23.0,)
+
+
+def test_key_frames_aside_are_timed_where_frames_leave_no_pause(refined_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera faster than the steps leaves a key frame no turn; it is timed alone all the same."""
+    monkeypatch.setattr(timing, "PAUSE_MS", 5.0)
+    settings = EngineSettings(model=str(refined_bundle), device="cpu")
+    frames = list(GeneratedDrive(0, 8, width=160, height=120, rate=10.0))
+    times = timing.measure_times(load_model(settings), settings, frames, interval_ms=0.1)
+    assert all(times[adaptive, True].aside for adaptive in (False, True))
 
 
 def test_the_excess_of_nothing_is_nothing() -> None:

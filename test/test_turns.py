@@ -71,13 +71,13 @@ def clock() -> Clock:
 
 
 def test_without_steps_a_key_frame_is_computed_at_once(clock: Clock) -> None:
-    key = Computation(Turns(0.0, clock=clock), clock, count=7)
+    key = Computation(Turns(0.0, threads=1, clock=clock), clock, count=7)
     key.join()
     assert key.done == 7
 
 
 def test_within_a_step_nothing_is_computed(clock: Clock) -> None:
-    turns = Turns(0.0, clock=clock)
+    turns = Turns(0.0, threads=1, clock=clock)
     with turns.step() as waited:
         assert waited == 0
         key = Computation(turns, clock, count=5)
@@ -90,7 +90,7 @@ def test_within_a_step_nothing_is_computed(clock: Clock) -> None:
 
 def test_a_step_waits_for_the_operation_that_is_running(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT", MINUTE)
-    turns = Turns(0.0, clock=clock)
+    turns = Turns(0.0, threads=1, clock=clock)
     begun, let_go = threading.Event(), threading.Event()
     turn = turns.key_frame()
     found: list[tuple[bool, float]] = []
@@ -117,42 +117,41 @@ def test_a_step_waits_for_the_operation_that_is_running(clock: Clock, monkeypatc
 
 
 @pytest.fixture
-def four_threads() -> Iterator[None]:
+def three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(4)
+    torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
 
 
-def test_a_key_frame_left_too_little_has_half_of_the_threads(clock: Clock, four_threads: None) -> None:
-    turns = Turns(0.25, clock=clock)
+def test_a_key_frame_left_too_little_has_half_of_the_threads(clock: Clock, three_threads: None) -> None:
+    turns = Turns(0.25, threads=3, clock=clock)
     with turns.step():
-        assert torch.get_num_threads() == 4
+        assert torch.get_num_threads() == 3
         key = Computation(turns, clock, count=1_000_000, cost=0.0)
         wait_until(lambda: key.turn.waiting_since is not None, "the first operation")
         clock.pass_by(8.0)
         assert not key.turn.shares and key.turn.computed == 0
-    assert key.threads in (0, 4)
+    assert key.threads in (0, 3)
     for _ in range(2):
         with turns.step() as waited:
             assert key.turn.shares and waited == 0 and torch.get_num_threads() == 2
             done = key.done
             wait_until(lambda done=done: key.done > done + 1, "an operation within the step")
-            assert key.threads == 2
-        assert torch.get_num_threads() == 4
+            assert key.threads == 1
+        assert torch.get_num_threads() == 3
         clock.pass_by(8.0)  # it is owed nothing any more, and goes on as it is
     with turns.step():
         key.turn.cancel()
         turns.take_all()
-        assert torch.get_num_threads() == 4
+        assert torch.get_num_threads() == 3
     key.join()
     with turns.step():
-        assert torch.get_num_threads() == 4
+        assert torch.get_num_threads() == 3
 
 
 def test_one_thread_is_not_halved(clock: Clock) -> None:
-    assert torch.get_num_threads() == 1
-    turns = Turns(0.5, clock=clock)
+    turns = Turns(0.5, threads=1, clock=clock)
     with turns.key_frame() as turn:
         turn.waiting_since = clock.now
         clock.pass_by(8.0)
@@ -161,26 +160,22 @@ def test_one_thread_is_not_halved(clock: Clock) -> None:
         turn.waiting_since = None
 
 
-def test_threads_are_those_of_the_beginning_in_every_thread(clock: Clock, four_threads: None) -> None:
-    """What a thread begins with is what was set last, here by a step of another stream that shares its threads."""
-    turns = Turns(0.0, clock=clock)
-    found = []
-
-    def one_step() -> None:
-        with turns.step():
-            found.append(torch.get_num_threads())
-
-    torch.set_num_threads(2)
-    thread = threading.Thread(target=one_step)
-    thread.start()
-    thread.join(MINUTE)
-    key = Computation(turns, clock, count=3)
+def test_beside_a_key_frame_threads_are_the_models_in_every_thread(clock: Clock) -> None:
+    """What a thread begins with is what was set last, perhaps by a step of another stream that shares its threads."""
+    turns = Turns(0.0, threads=2, clock=clock)
+    with turns.step():
+        assert torch.get_num_threads() == 1  # alone, whatever the caller has
+        key = Computation(turns, clock, count=3)
     key.join()
-    assert found == [4] and key.threads == 4
+    assert key.threads == 2
+    turns.key_frame()
+    with turns.step():
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
 
 
 def test_the_end_of_a_cancelled_key_frame_is_not_the_next_ones(clock: Clock) -> None:
-    turns = Turns(0.5, clock=clock)
+    turns = Turns(0.5, threads=1, clock=clock)
     with turns.key_frame() as cancelled:
         cancelled.cancel()
         following = turns.key_frame()
@@ -194,7 +189,7 @@ def test_the_end_of_a_cancelled_key_frame_is_not_the_next_ones(clock: Clock) -> 
 
 def test_a_long_operation_stops_no_stream(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT", 0.01)
-    turns = Turns(0.5, clock=clock)
+    turns = Turns(0.5, threads=1, clock=clock)
     stuck, let_go = threading.Event(), threading.Event()
     turn = turns.key_frame()
 
@@ -214,7 +209,7 @@ def test_a_long_operation_stops_no_stream(clock: Clock, monkeypatch: pytest.Monk
 
 def test_what_has_no_operations_counts_as_computing(clock: Clock) -> None:
     """As a scripted network: nothing can stop it, so a step owes it nothing."""
-    turns = Turns(0.5, clock=clock)
+    turns = Turns(0.5, threads=1, clock=clock)
     with turns.key_frame() as turn:
         with turns.step():
             clock.pass_by(8.0)
@@ -222,7 +217,7 @@ def test_what_has_no_operations_counts_as_computing(clock: Clock) -> None:
 
 
 def test_a_cancelled_key_frame_stops_before_its_next_operation(clock: Clock) -> None:
-    turns = Turns(0.0, clock=clock)
+    turns = Turns(0.0, threads=1, clock=clock)
     with turns.step():
         key = Computation(turns, clock, count=5)
         key.turn.cancel()
@@ -234,7 +229,7 @@ def test_a_cancelled_key_frame_stops_before_its_next_operation(clock: Clock) -> 
 
 
 def test_one_that_has_not_begun_can_be_cancelled(clock: Clock) -> None:
-    turn = Turns(0.0, clock=clock).key_frame()
+    turn = Turns(0.0, threads=1, clock=clock).key_frame()
     turn.cancel()
     begun = False
     with pytest.raises(KeyFrameCancelledError), turn:
@@ -243,7 +238,7 @@ def test_one_that_has_not_begun_can_be_cancelled(clock: Clock) -> None:
 
 
 def test_a_cancelled_key_frame_has_no_threads(clock: Clock) -> None:
-    turns = Turns(0.5, clock=clock)
+    turns = Turns(0.5, threads=1, clock=clock)
     turn = turns.key_frame()
     with turn:
         with turns.step():
@@ -257,14 +252,14 @@ def test_a_cancelled_key_frame_has_no_threads(clock: Clock) -> None:
 
 
 def test_a_step_that_is_interrupted_while_it_waits_is_over(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns(0.0, clock=clock)
+    turns = Turns(0.0, threads=1, clock=clock)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(turns._changed, "wait_for", interrupted)
-        patch.setattr(turns, "_operating", True)
+        patch.setattr(turns, "_operations", 1)
         with pytest.raises(KeyboardInterrupt), turns.step():
             pass
     Computation(turns, clock, count=3).join()
@@ -273,7 +268,7 @@ def test_a_step_that_is_interrupted_while_it_waits_is_over(clock: Clock, monkeyp
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_is_a_share(share: float) -> None:
     with pytest.raises(ValueError, match=f"least share of a key frame aside should be from 0 to below 1, got {share}"):
-        Turns(share)
+        Turns(share, threads=1)
 
 
 def test_by_a_simulated_clock_it_computes_between_steps() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -44,13 +43,24 @@ class RefineInput:
     """(N, 3, H, W), RGB in 0..1."""
     cells: Tensor
     """(N, 3, h, w): the image averaged over each feature cell, float32."""
-    look: Callable[[Tensor], Tensor] = field(repr=False)
-    """What the branch sees in an image."""
 
-    @cached_property
+
+@dataclass(frozen=True)
+class LookedAt(RefineInput):
+    """The same with what a branch of this module sees in the frame."""
+
+    look: Callable[[Tensor], Tensor] = field(repr=False)
+    _seen: list[Tensor] = field(default_factory=list, init=False, repr=False)
+
+    @property
     def seen(self) -> Tensor:
-        """What the branch sees in this one, (N, ..., h, w): the same from whichever key frame, so computed once, when first asked for."""
-        return self.look(self.image)
+        """(N, ..., h, w). It is the same from whichever key frame, so computed once, when first asked for: of a key frame nobody asks.
+
+        Not a ``cached_property``: before Python 3.12 streams in several threads would wait for each other's.
+        """
+        if not self._seen:
+            self._seen.append(self.look(self.image))
+        return self._seen[0]
 
 
 class RefineNetwork(Protocol):
@@ -94,7 +104,7 @@ class _Branch(nn.Module):
         """What is added to ``feature`` where the gate is open, from what is ``seen`` and from all of it ``fused``."""
         raise NotImplementedError
 
-    def forward(self, current: RefineInput, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
+    def forward(self, current: LookedAt, key: RefineInput, feature: Tensor, fields: FlowFields, age: Tensor) -> Tensor:
         """The corrected feature, in the number format of the weights; raises ValueError where shapes do not fit."""
         self._check(current, key, feature, age)
         feature = self._laid_out(feature)
@@ -108,11 +118,11 @@ class _Branch(nn.Module):
         """How far gates open at the most, (N,) in 0..1, where the key frame is ``age`` (N,) frames old."""
         return torch.ones_like(age, dtype=torch.float32)
 
-    def prepare(self, image: Tensor) -> RefineInput:
+    def prepare(self, image: Tensor) -> LookedAt:
         """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] % self.stride or image.shape[3] % self.stride:
             raise ValueError(f"image should be (N, 3, H, W) with H and W multiples of {self.stride}, got {tuple(image.shape)}")
-        return RefineInput(image, mean_over_cells(image, self.stride), self.look)
+        return LookedAt(image, mean_over_cells(image, self.stride), self.look)
 
     def _laid_out(self, maps: Tensor) -> Tensor:
         """In the number format of the weights, channels last: mixed layouts cost a CPU a sixth of the branch in copies."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class LoadedModel:
     precision: torch.dtype
     without: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    threads: int = field(default_factory=torch.get_num_threads)
+    """Of torch, on a CPU: what steps and a key frame made aside share."""
 
     @property
     def input_multiple(self) -> int:

@@ -110,7 +110,7 @@ class FeatureFlowStream:
         self._renewal: Renewal | None = None
         self._spent_ms: float | None = None
         self._track: Track | None = None
-        self._turns = Turns(settings.key_share)
+        self._turns = Turns(settings.key_share, threads=model.threads)
         self._aside = KeyFrameAside(model, key_worker or ThreadKeyWorker(model, self._turns))
         self._queue = _urgent_queue(model.device)
         self._last_stamp = 0

@@ -32,18 +32,18 @@ class Turns:
     With a share of 0 it never has: beside steps without a pause it may take very long.
     """
 
-    def __init__(self, least_share: float, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, least_share: float, *, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
         if not 0 <= least_share < 1:
             raise ValueError(f"the least share of a key frame aside should be from 0 to below 1, got {least_share}")
         self.least_share = least_share
-        self.threads = torch.get_num_threads()
-        """Torch's threads of whoever has all of them: as many as there were here, now. Torch counts them for each thread, and a new one
-        begins with what was set last, wherever that was."""
+        self.threads = threads
+        """Torch's threads of whoever has all of them. Torch counts them for each thread, and a new one begins with what was set last,
+        wherever that was: another stream's half of them, perhaps."""
         self._clock = clock
         self._changed = Condition()
         self._in_step = False
-        self._operating = False
-        """Whether an operation of a key frame is running, though it be one that was cancelled."""
+        self._operations = 0
+        """Of key frames, cancelled ones too, that are running now: one at the most, but after a ``close`` that did not wait."""
         self._key: KeyTurn | None = None
 
     @property
@@ -54,21 +54,22 @@ class Turns:
     @contextmanager
     def step(self) -> Iterator[float]:
         """The block is a step: the key frame stands still until it ends, or has half of the threads. Gives the seconds waited for it."""
-        waited = 0.0
+        waited, threads = 0.0, torch.get_num_threads()
         try:
             with self._changed:
-                shared = self._shares()
+                beside, shared = self._key is not None, self._shares()
                 if not shared:
+                    called = self._clock()
                     self._in_step = True
-                    if self._operating:
-                        called = self._clock()
-                        self._changed.wait_for(lambda: not self._operating, LONGEST_WAIT)
+                    if self._operations:
+                        self._changed.wait_for(lambda: not self._operations, LONGEST_WAIT)
                         waited = self._clock() - called
-            set_threads(max(1, self.threads - self.half) if shared else self.threads)
+            if beside:
+                set_threads(max(1, self.threads - self.half) if shared else self.threads)
             yield waited
         finally:
             self._in_step = False  # before the lock, in which another interrupt may come
-            self.take_all()
+            set_threads(threads)
             with self._changed:
                 self._changed.notify_all()
 
@@ -100,11 +101,11 @@ class Turns:
                 key.waited += self._clock() - before
             if key.cancelled:
                 raise KeyFrameCancelledError("nobody wants this key frame any more")
-            self._operating = True
+            self._operations += 1
 
     def _end(self) -> None:
         with self._changed:
-            self._operating = False
+            self._operations -= 1
             self._changed.notify_all()
 
     def _cancel(self, key: KeyTurn) -> None:

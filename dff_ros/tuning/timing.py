@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,8 @@ KEY_INTERVAL = 4
 WARM_UP = 6
 
 PAUSE_MS = 30.0
-"""Most that is waited after a step, where the camera is slower: after a pause steps take longer, as caches and threads have gone cold."""
+"""Most that is waited after a step, where the camera is slower: after a pause steps take longer, as caches and threads have gone cold.
+Where key frames are made aside, so long is always waited: they are computed in it."""
 
 Way = tuple[bool, bool]
 """Whether the schedule is an adaptive one, and whether key frames are made aside."""
@@ -47,10 +49,11 @@ def measure_times(model: LoadedModel, settings: EngineSettings, frames: Sequence
         changes |= {"key_share": 0.0}
         stream = FeatureFlowStream(model, settings.with_values(changes))
         try:
-            results = [timed_step(stream, item, interval_ms) for item in back_and_forth(frames, WARM_UP + STEPS)]
+            pause = math.inf if aside else interval_ms
+            results = [timed_step(stream, item, pause) for item in back_and_forth(frames, WARM_UP + STEPS)]
         finally:
             stream.close()
-        measured = sort_times(results[WARM_UP:], times.get((adaptive, False)))
+        measured = sort_times(results, times.get((adaptive, False)), skipped=WARM_UP)
         times[adaptive, aside] = replace(measured, takes_turns=model.device.type == "cpu")
     return times
 
@@ -67,20 +70,24 @@ def back_and_forth(frames: Sequence[StampedFrame], count: int) -> Iterator[Stamp
     return itertools.islice(itertools.cycle([*frames, *reversed(frames[1:-1])]), count)
 
 
-def sort_times(results: Sequence[FrameResult], blocking: MeasuredSteps | None) -> MeasuredSteps:
-    """The times of a run by kind. What does not occur in it (key frames that block, where they are made aside) is ``blocking``'s."""
+def sort_times(results: Sequence[FrameResult], blocking: MeasuredSteps | None, *, skipped: int = 0) -> MeasuredSteps:
+    """The times of a run by kind, but for those of its first ``skipped`` steps.
+
+    What does not occur in it (key frames that block, where they are made aside) is ``blocking``'s.
+    """
     key: list[float] = []
     propagated: list[float] = []
     beside: list[float] = []
     aside: list[float] = []
     in_flight = False
     before: FrameResult | None = None
-    for result in results:
+    for index, result in enumerate(results):
         took_over = in_flight and before is not None and result.key_age_frames <= before.key_age_frames
-        if took_over:
+        if took_over and index >= skipped:
             aside.append(result.key_ms)
         in_flight = (in_flight and not took_over and not result.is_key) or (result.made_key and not result.is_key)
-        (key if result.is_key else beside if in_flight else propagated).append(result.waited_ms + result.step_ms)
+        if index >= skipped:
+            (key if result.is_key else beside if in_flight else propagated).append(result.waited_ms + result.step_ms)
         before = result
     if blocking is not None:
         key, propagated = key or [*blocking.key], propagated or [*blocking.propagated]
