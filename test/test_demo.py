@@ -79,7 +79,16 @@ def test_frames_dropped_for_newer_ones_do_not_count_as_unanswered(drive: Generat
     heard.diagnostics["input"] = {"received": "8", "dropped": "0"}
     assert answered_share(heard) == 0.75
     assert answered_share(Heard()) == 0.0
-    assert "frames in: played 8, received 8, dropped 0, taken 8" in "\n".join(summarise(heard, drive))
+    summary = "\n".join(summarise(heard, drive))
+    assert "frames in: played 8, received 8, dropped 0, taken 8" in summary and "street_light" not in summary
+
+
+@pytest.mark.parametrize(("dropped", "advised"), [(1, False), (2, True)])
+def test_a_machine_that_is_too_slow_is_told_what_helps(drive: GeneratedDrive, dropped: int, advised: bool) -> None:
+    heard = heard_of(drive, 6)
+    heard.diagnostics["input"] = {"received": "8", "dropped": str(dropped)}
+    summary = "\n".join(summarise(heard, drive))
+    assert (f"{dropped} of 8 frames were dropped" in summary and "--model street_light" in summary) == advised
 
 
 def test_the_summary_tells_what_was_heard(drive: GeneratedDrive) -> None:

@@ -17,6 +17,9 @@ from dff_ros.recording.drive import CLASS_NAMES, GeneratedDrive
 from dff_ros.recording.frames import Frame, Recording
 from dff_ros.recording.pictures import VideoFile, write_picture
 
+TOO_MANY_DROPPED = 0.2
+"""Share of the frames received above which the summary says what to do about it."""
+
 
 def taken(heard: Heard) -> int:
     """Frames that the node took on: those received, but for the ones dropped because a newer one was there already."""
@@ -40,6 +43,17 @@ def summarise(heard: Heard, recording: Recording) -> list[str]:
         f"frames out: answered {answered}, {answered_share(heard):.1%} of those taken",
         *describe(heard),
         f"node: {facts}",
+        *_advice(received, dropped),
+    ]
+
+
+def _advice(received: int, dropped: int) -> list[str]:
+    """What helps where the node could not keep up."""
+    if dropped <= TOO_MANY_DROPPED * received:
+        return []
+    return [
+        f"{dropped} of {received} frames were dropped: camera, node and listener together are too slow here for this rate",
+        "what helps: make demo ARGS='--model street_light', several times faster; dff_tune finds what keeps up with a recording of yours",
     ]
 
 
