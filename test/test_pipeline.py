@@ -34,12 +34,10 @@ class FailingStream(FeatureFlowStream):
 
     errors: list[Exception]
 
-    def step(
-        self, frame: Any, stamp: int, *, tasks: frozenset[Task] = ALL_TASKS, turn_rate: float | None = None
-    ) -> FrameResult:
+    def step(self, frame: Any, stamp: int, **options: Any) -> FrameResult:
         if self.errors:
             raise self.errors.pop(0)
-        return super().step(frame, stamp, tasks=tasks)
+        return super().step(frame, stamp, **options)
 
 
 class Bench:
@@ -55,7 +53,8 @@ class Bench:
     def show(self, stamp: int, **options: Any) -> Answer | None:
         tasks = options.pop("tasks", ALL_TASKS)
         message = image_message(options.pop("pixels", picture()), "rgb8", stamp)
-        return self.pipeline.process(message, tasks=tasks, now_ns=options.pop("now", 0), max_age=options.pop("max_age", 0.0))
+        limits = {"now_ns": options.pop("now", 0), "max_age": options.pop("max_age", 0.0)}
+        return self.pipeline.process(message, tasks=tasks, **limits, **options)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +101,15 @@ def test_duplicates_and_stale_images_are_counted_but_not_those_of_unknown_time(m
     assert all(bench.show(0, now=4 * SECOND, max_age=1.0) for _ in range(2))
     assert (bench.counters.duplicate, bench.counters.stale, bench.counters.bad) == (1, 1, 0)
     assert len(bench.said) == 1  # about stamp 0, once
+
+
+def test_images_that_were_replaced_or_too_old_are_no_pause_of_the_camera(model: LoadedModel, settings: EngineSettings) -> None:
+    bench, second = Bench(model, settings), 1_000_000_000
+    bench.show(1 * second)
+    assert bench.show(int(1.8 * second), dropped=[int(1.4 * second)], now=9 * second, max_age=2.0) is None
+    answer = result_of(bench.show(3 * second, dropped=[int(2.5 * second)], now=3 * second, max_age=2.0))
+    assert not answer.is_key
+    assert result_of(bench.show(5 * second)).reason == "gap"
 
 
 def test_an_unreadable_image_leaves_the_key_frame(model: LoadedModel, settings: EngineSettings) -> None:

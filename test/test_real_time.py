@@ -178,6 +178,12 @@ def test_late_frames_are_dropped_and_per_frame_drops_its_own(model: LoadedModel)
     assert replay.live.streaming.against.agreement is not None
 
 
+def test_a_step_that_takes_longer_than_a_gap_is_none(model: LoadedModel) -> None:
+    _, watching = played(model, [50.0 * index for index in range(9)], schedule="fixed:10", max_gap=0.12)
+    assert watching.order == [0, -1, -2, 3, 4, 5, 6, 7, 8]
+    assert [answered.result.is_key for answered in watching.answered] == [True] + [False] * 6
+
+
 @pytest.mark.parametrize(("stamps", "message"), [([0, 1], "frame 0 has none"), ([5, 3], "frame 1 is 2 ms before the last")])
 def test_frames_without_stamps_in_order_do_not_arrive(stamps: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

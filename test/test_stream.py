@@ -121,6 +121,17 @@ def test_hard_triggers_drop_the_key_and_say_why(model: LoadedModel, change, reas
     assert not video.step(frame(0, *(result.label_map.labels.shape)), result.stamp + 30 * MS).is_key
 
 
+def test_a_camera_that_went_on_while_nobody_had_time_made_no_pause(model: LoadedModel) -> None:
+    """Else a key frame that takes longer than the gap would make the next frame one as well, and so on for good."""
+    video = stream(model, schedule="fixed:1000", max_key_age=0.0)
+    play(video, 1)
+    busy = [stamp * MS for stamp in range(1100, 4900, 100)]
+    assert not video.step(frame(), 5000 * MS, dropped=busy).is_key
+    assert not video.step(frame(), 7000 * MS, dropped=[0, 5900 * MS, 0, 6500 * MS]).is_key  # stamps of 0 are unknown
+    paused = [stamp * MS for stamp in (7100, 7200, 8500, 8600)]
+    assert video.step(frame(), 8700 * MS, dropped=paused).reason == "gap"
+
+
 def test_an_old_key_is_replaced_by_stamps(model: LoadedModel) -> None:
     results = play(stream(model, schedule="fixed:1000", max_key_age=0.5), 12, interval_ms=100)
     assert [r.reason for r in results if r.is_key] == ["first frame", "age"]

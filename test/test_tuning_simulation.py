@@ -74,6 +74,11 @@ def test_an_age_limit_and_a_gap_make_key_frames() -> None:
     assert simulated(table, AT_ONCE, "fixed:9", max_gap=1.0).distances.tolist() == [1, 2, 3, 0, 1, 2, 3]
 
 
+def test_steps_that_take_longer_than_a_gap_are_none() -> None:
+    times = MeasuredSteps(key=(1500.0,), propagated=(700.0,))
+    assert simulated(made_up(30, 0), times, "fixed:2", max_gap=0.5).made_key.tolist() == [False, True, False]
+
+
 def test_beyond_the_table_its_oldest_age_stands_in() -> None:
     played = simulated(made_up(30, 0), AT_ONCE, "fixed:20")
     assert played.distances.max() == 19

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +39,7 @@ class Engine:
         self._clock, self._milliseconds = clock, milliseconds
         self.closed = False
 
-    def step(self, frame: np.ndarray, stamp: int) -> FrameResult:
+    def step(self, frame: np.ndarray, stamp: int, dropped: Sequence[int] = ()) -> FrameResult:
         self._clock.now += next(self._milliseconds) / 1e3
         return replace(step("propagated", 1, 0.0), stamp=stamp)
 

@@ -92,7 +92,7 @@ class EngineSettings:
     )
     max_gap: float = setting(
         1.0,
-        "a pause in the stamps longer than this many seconds drops the key frame; 0 sets no limit",
+        "a pause of the camera longer than this many seconds, by the stamps of all images, drops the key frame; 0 sets no limit",
         minimum=0.0,
         maximum=600.0,
         dynamic=True,

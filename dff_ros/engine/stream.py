@@ -6,6 +6,8 @@ is computed within its step or, with the setting ``key_frames: aside``, beside t
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -159,16 +161,23 @@ class FeatureFlowStream:
 
     @torch.inference_mode()
     def step(
-        self, frame: NDArray[np.uint8], stamp: int, *, tasks: frozenset[Task] = ALL_TASKS, turn_rate: float | None = None
+        self,
+        frame: NDArray[np.uint8],
+        stamp: int,
+        *,
+        tasks: frozenset[Task] = ALL_TASKS,
+        turn_rate: float | None = None,
+        dropped: Sequence[int] = (),
     ) -> FrameResult:
         """Process the next frame of the video.
 
         ``frame`` is (H, W, 3) uint8 RGB of any strides, ``stamp`` its time in nanoseconds (0: unknown), ``tasks`` the heads to run,
-        ``turn_rate`` how fast the camera turns by another sensor, radians a second (a hint to the schedule).
+        ``turn_rate`` how fast the camera turns by another sensor, radians a second (a hint to the schedule). ``dropped`` are the stamps of
+        the frames before this one that nobody had time for: a camera that went on made no pause.
         Raises ValueError for a frame that is none; the stream then stays as it was. Raises too what went wrong with a key frame aside.
         """
         check_frame(frame)
-        self._drop_unfitting_key(frame, stamp)
+        self._drop_unfitting_key(frame, stamp, dropped)
         with self._on_queue():
             # Before the turn: a key frame that shares the threads is then in flight for the whole step, and no other is ordered in it.
             ready = self._aside.take()
@@ -250,7 +259,7 @@ class FeatureFlowStream:
         track.way.advance(step, pair.fields)
         return result
 
-    def _drop_unfitting_key(self, frame: NDArray[np.uint8], stamp: int) -> None:
+    def _drop_unfitting_key(self, frame: NDArray[np.uint8], stamp: int, dropped: Sequence[int]) -> None:
         """Hard triggers: a new size or a jump in time makes the key frame useless."""
         if self._track is None:
             return
@@ -259,7 +268,7 @@ class FeatureFlowStream:
             self.reset("size changed")
         elif stamp and self._last_stamp and stamp < self._last_stamp:
             self.reset("time went back")
-        elif stamp and self._last_stamp and 0 < self._settings.max_gap * 1e9 < stamp - self._last_stamp:
+        elif stamp and self._last_stamp and 0 < self._settings.max_gap * 1e9 < longest_pause((self._last_stamp, *dropped, stamp)):
             self.reset("gap")
 
     def _on_queue(self) -> AbstractContextManager[object]:
@@ -349,6 +358,12 @@ class FeatureFlowStream:
         networks = self._model.networks
         wanted = [task for task in sorted(tasks & networks.tasks, key=lambda task: task.value) if enabled[task]]
         return {task: networks.head(task).decode(networks.head(task)(feature), geometry) for task in wanted}
+
+
+def longest_pause(stamps: Sequence[int]) -> int:
+    """Nanoseconds between one of several frames and the next, at the most; unknown stamps (0) are left out."""
+    known = [stamp for stamp in stamps if stamp]
+    return max((after - before for before, after in itertools.pairwise(known)), default=0)
 
 
 def _urgent_queue(device: torch.device) -> torch.cuda.Stream | None:

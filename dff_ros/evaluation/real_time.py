@@ -37,10 +37,12 @@ def real_time(
     stream = FeatureFlowStream(model, settings, key_worker=worker, timing=timing)
     every = FeatureFlowStream(model, settings.with_values({"schedule": "per-frame"}), timing=timing_of(latencies))
     replay = new_replay(model.card, settings, truth, baseline=baseline)
+    dropped_stamps: list[int] = []
 
     def step(arrival: Arrival, begins_ns: int) -> FrameResult:
         clock.now_ns = begins_ns
-        result = stream.step(arrival.item.frame, arrival.item.stamp)
+        result = stream.step(arrival.item.frame, arrival.item.stamp, dropped=dropped_stamps)
+        dropped_stamps.clear()
         clock.free_ns = begins_ns + busy_ns(result)
         return result
 
@@ -69,6 +71,7 @@ def real_time(
             replay.per_frame_live.arrives(arrival)
         dropped = live.arrives(arrival)
         if dropped is not None:
+            dropped_stamps.append(dropped.item.stamp)
             for observer in (replay, *observers):
                 observer.dropped(dropped.item)
     go_on(FOREVER)

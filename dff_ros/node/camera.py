@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,10 @@ _REPEAT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image message and when it came, in ``time.perf_counter`` seconds."""
+    """An image message, the how manieth it is, and when it came, in ``time.perf_counter`` seconds."""
 
     message: Any
+    number: int
     at: float
 
 
@@ -57,6 +59,8 @@ class Camera:
         self._log = ThrottledLog(node.get_logger())
         self._enabled = True
         self._stopping = False
+        self._received = 0
+        self._stamps: deque[tuple[int, int]] = deque()  # number and stamp of each image that came and was not taken yet
         self.statistics = Statistics()
         self._pipeline = Pipeline(stream, counters=self.statistics.counters, report=self._log)
         # May be refused, so it comes before the thread; no image arrives until the executor spins again.
@@ -97,7 +101,9 @@ class Camera:
 
     def _receive(self, message: Any) -> None:
         if self._enabled:
-            replaced = self._worker.put(Arrival(message, time.perf_counter()))
+            self._received += 1
+            self._stamps.append((self._received, stamp_of(message.header)))
+            replaced = self._worker.put(Arrival(message, self._received, time.perf_counter()))
             self.statistics.arrived(replaced=replaced)
 
     def _work(self, arrival: Arrival) -> None:
@@ -116,6 +122,7 @@ class Camera:
             now_ns=now_ns,
             max_age=self._settings.max_image_age,
             turn_rate=self._motion.turn_rate(stamp_of(arrival.message.header)),
+            dropped=self._dropped_before(arrival),
         )
         if answer is None or self._stopping:
             return
@@ -124,6 +131,13 @@ class Camera:
         wait_ms = (taken - arrival.at) * 1e3 + answer.result.waited_ms
         self._publish_times(answer, wait_ms=wait_ms, latency_ms=(time.perf_counter() - arrival.at) * 1e3)
         self._outputs.publish_pictures(answer, threshold=threshold, jpeg_quality=self._settings.jpeg_quality)
+
+    def _dropped_before(self, arrival: Arrival) -> list[int]:
+        """The stamps of the images that a newer one replaced since the last that was taken."""
+        taken = []
+        while self._stamps and self._stamps[0][0] <= arrival.number:
+            taken.append(self._stamps.popleft()[1])
+        return taken[:-1]
 
     def _publish_times(self, answer: Answer, *, wait_ms: float, latency_ms: float) -> None:
         """``latency_ms`` counts from the image's arrival, ``wait_ms`` of it in the mailbox and for a key frame aside."""

@@ -6,7 +6,7 @@ Nothing here knows rclpy: messages are read by their fields.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ class Pipeline:
         self._report = report
         self._source: tuple[str, str] | None = None
         self._last_stamp = 0
+        self._passed_by: list[int] = []
+        """Stamps since the last image that was taken on."""
         self._warned_of_zero = False
         self._requests: deque[Callable[[], None]] = deque()
         self._reduction: dict[str, object] = {}
@@ -59,21 +61,32 @@ class Pipeline:
         self._requests.append(lambda: self._stream.apply(settings.with_values(self._reduction)))
 
     def process(
-        self, message: Any, *, tasks: frozenset[Task], now_ns: int, max_age: float, turn_rate: float | None = None
+        self,
+        message: Any,
+        *,
+        tasks: frozenset[Task],
+        now_ns: int,
+        max_age: float,
+        turn_rate: float | None = None,
+        dropped: Sequence[int] = (),
     ) -> Answer | None:
         """The answer for ``message``, None where it is skipped or cannot be answered; counted and reported either way.
 
         ``now_ns`` is the node's time, ``max_age`` the limit in seconds on an image's age (0: none), ``turn_rate`` how fast
-        the camera turns, in radians a second, where another sensor tells.
+        the camera turns, in radians a second, where another sensor tells, ``dropped`` the stamps of the images before it that a newer one
+        replaced.
         """
         stamp = stamp_of(message.header)
+        self._passed_by += dropped
         if self._is_skipped(stamp, now_ns, max_age):
+            self._passed_by.append(stamp)
             return None
+        passed_by, self._passed_by = self._passed_by, []
         self._take_requests()
         try:
             frame = decode(message)
             self._drop_key_of_other_source(message)
-            return Answer(message, frame, self._stream.step(frame, stamp, tasks=tasks, turn_rate=turn_rate))
+            return Answer(message, frame, self._stream.step(frame, stamp, tasks=tasks, turn_rate=turn_rate, dropped=passed_by))
         except ValueError as error:  # EncodingError among them
             self._counters.bad += 1
             self._report("warning", f"image skipped: {error}")

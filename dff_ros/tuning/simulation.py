@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dff_ros.engine.frame_pair import FramePair, Renewal, Schedule
 from dff_ros.engine.settings import EngineSettings
+from dff_ros.engine.stream import longest_pause
 from dff_ros.engine.turns import KeyProgress
 from dff_ros.evaluation.schedule_study.agreement import AgreementTable, pair_on
 
@@ -127,7 +128,7 @@ class Simulation:
     def _step(self, frame: int, now: float) -> tuple[float, bool]:
         """Milliseconds of the step, and whether the frame was made a key frame. As ``FeatureFlowStream`` does it."""
         interval_ns = int(self._table.stamps[frame] - self._table.stamps[self._last])
-        if 0 < self._settings.max_gap * 1e9 < interval_ns:
+        if 0 < self._settings.max_gap * 1e9 < longest_pause(self._table.stamps[self._last : frame + 1].tolist()):
             self._schedule.reset()
             self._start_over(frame)
             return next(self._key), True

@@ -46,9 +46,11 @@ def clocked(model: LoadedModel, settings: EngineSettings, items: Sequence[Stampe
             if now < arrivals[place]:
                 time.sleep(arrivals[place] - now)
                 now = arrivals[place]
+            first = place
             while place + 1 < len(items) and arrivals[place + 1] <= now:
                 place += 1
-            result = stream.step(items[place].frame, items[place].stamp)
+            dropped = [item.stamp for item in items[first:place]]
+            result = stream.step(items[place].frame, items[place].stamp, dropped=dropped)
             answers.append(Answered(items[place], result, (time.perf_counter() - started - arrivals[place]) * 1e3))
             place += 1
     finally:
