@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dff_ros.engine.loading import cpu_computes_bfloat16
+from dff_ros.core.precision import cpu_computes_bfloat16
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

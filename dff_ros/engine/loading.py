@@ -11,6 +11,7 @@ from torch import Tensor
 from dff_ros.core.bundle import Card, load_bundle, with_flow_network
 from dff_ros.core.feature_network import fold_batch_norms
 from dff_ros.core.model import DeepFeatureFlow
+from dff_ros.core.precision import cpu_computes_bfloat16
 from dff_ros.core.propagate import FlowFields
 from dff_ros.core.refine_network import RefineInput
 from dff_ros.engine.settings import EngineSettings
@@ -105,10 +106,3 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if cpu_computes_bfloat16() else torch.float32
-
-
-def cpu_computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16; where torch cannot say, False is the safe answer."""
-    # Private names, which other versions of torch may lack.
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check() for check in checks if check is not None)
