@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +36,18 @@ class ThrottledLog:
     """A logger that says the same thing, what stands before the first colon, at most every five seconds."""
 
     def __init__(self, logger: Any) -> None:
-        self._write: dict[str, Callable[[str], None]] = {"warning": logger.warning, "error": logger.error}
+        self._logger = logger
         self._said: dict[str, float] = {}
 
     def __call__(self, level: str, text: str) -> None:
         subject, now = text.partition(":")[0], time.monotonic()
         if now - self._said.get(subject, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
             self._said[subject] = now
-            self._write[level](text)
+            # Not on one line: rclpy raises where a line that has logged a warning logs an error later.
+            if level == "error":
+                self._logger.error(text)
+            else:
+                self._logger.warning(text)
 
 
 class Camera:

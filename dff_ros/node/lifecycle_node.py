@@ -134,7 +134,11 @@ class DeepFeatureFlowNode(LifecycleNode):
         log.info(f"bundle {model.card.name} on {model.device} ({str(model.precision).replace('torch.', '')}){branch}")
         if self._settings.report_cost:
             cost = measure_cost(model, self._engine_settings, *NOMINAL_SIZE)
-            (log.warning if cost.cost_ratio > PAYS_BELOW else log.info)(cost.advice)
+            # Not on one line: rclpy raises where a line that has logged a warning logs an information later.
+            if cost.cost_ratio > PAYS_BELOW:
+                log.warning(cost.advice)
+            else:
+                log.info(cost.advice)
 
     def _create_services(self) -> None:
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=5))
