@@ -19,7 +19,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, save_bundle, with_refine_network
+from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, read_card, save_bundle, with_refine_network
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.engine.preprocess import fit
 from dff_ros.recording.opening import open_recording
@@ -51,7 +51,9 @@ SCALES = (0.8, 1.25)
 """Change of scale in training: a user's camera stays as it is."""
 
 BATCH = 8
-BRANCH_LEARNING_RATE = 4e-3
+NEW_BRANCH_LEARNING_RATE = 4e-3
+BRANCH_LEARNING_RATE = 7e-4
+"""Of a branch that the bundle came with, as where a recipe trains it on: it has seen more than these recordings show."""
 FLOW_LEARNING_RATE = 2e-4
 """As where a recipe trains a flow network on for the task: these weights know flow already."""
 
@@ -224,7 +226,8 @@ def _training(
     card: Card, model: DeepFeatureFlow, trains: tuple[str, ...], steps: int, settings: Settings, run: Path, device: torch.device
 ) -> Training:
     """A run at its beginning, with the weights of ``model``."""
-    training = Training(Recipe(card, sources={}, stages=stages(trains, steps), seed=settings.seed), run, device)
+    new = "refine_network" not in read_card(find_bundle(settings.model)).architecture
+    training = Training(Recipe(card, sources={}, stages=stages(trains, steps, new_branch=new), seed=settings.seed), run, device)
     training.start_with(model)
     return training
 
@@ -234,9 +237,9 @@ def done(training: Training) -> int:
     return sum(stage.steps for stage in training.recipe.stages[: training.stage_index]) + training.step
 
 
-def stages(trains: Sequence[str], steps: int) -> tuple[Stage, ...]:
+def stages(trains: Sequence[str], steps: int, *, new_branch: bool) -> tuple[Stage, ...]:
     """``steps`` steps, for the parts in turn, each at its own rate: flow and scale, then the branch, which corrects what they carry."""
-    rates = {"flow_network": FLOW_LEARNING_RATE, "refine_network": BRANCH_LEARNING_RATE}
+    rates = {"flow_network": FLOW_LEARNING_RATE, "refine_network": NEW_BRANCH_LEARNING_RATE if new_branch else BRANCH_LEARNING_RATE}
     shares = [steps * (index + 1) // len(trains) - steps * index // len(trains) for index in range(len(trains))]
     return tuple(
         Stage(part, share, batch=BATCH, learning_rate=rates[part], pairs=True, trains=(part,), loss_weights=LOSS_WEIGHTS)

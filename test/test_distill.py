@@ -30,6 +30,7 @@ from dff_train.distill import Given, Settings
 from dff_train.objective import propagated
 from dff_train.precision import mixed_precision
 from dff_train.source_pairs import Truth
+from dff_train.training import Training
 
 CPU = torch.device("cpu")
 FRAMES = 40
@@ -109,12 +110,32 @@ def test_flow_and_scale_learn_where_they_have_weights(drive: Path, tmp_path: Pat
 
 
 def test_flow_and_branch_learn_one_after_the_other_each_at_its_own_rate() -> None:
-    flow, branch = distilling.stages(("flow_network", "refine_network"), 101)
+    flow, branch = distilling.stages(("flow_network", "refine_network"), 101, new_branch=True)
     assert (flow.trains, branch.trains) == (("flow_network",), ("refine_network",))
     assert flow.steps + branch.steps == 101 and abs(flow.steps - branch.steps) == 1
     assert 1e-4 <= flow.learning_rate <= 8e-4 < branch.learning_rate
-    (alone,) = distilling.stages(("flow_network",), 101)
+    (alone,) = distilling.stages(("flow_network",), 101, new_branch=False)
     assert (alone.steps, alone.learning_rate) == (101, flow.learning_rate)
+
+
+def test_a_branch_that_came_with_the_bundle_learns_slower_than_a_new_one(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Training] = []
+
+    def noted(training: Training, *_: object, **__: object) -> None:
+        trained.append(training)
+
+    monkeypatch.setattr(distilling, "train_on", noted)
+    card = tiny_card()
+    save_bundle(tmp_path / "without", card, build_model(card))
+    card = tiny_card(architecture={**card.architecture, "refine_network": {"kind": "light"}})
+    save_bundle(tmp_path / "with", card, build_model(card))
+    for name in ("without", "with"):
+        assert main(command(tmp_path / name, drive, tmp_path / f"from_{name}", "--steps", "2")) == 0
+    new, known = (training.recipe.stages[-1] for training in trained)
+    assert new.trains == known.trains == ("refine_network",)
+    assert known.learning_rate < new.learning_rate / 2
 
 
 def test_flow_and_branch_are_both_trained_and_what_trained_stays_as_it_was(drive: Path, tmp_path: Path) -> None:
