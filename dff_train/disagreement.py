@@ -99,12 +99,10 @@ def one_on(step: FlowFields, ways: FlowFields | None, *, most: int) -> FlowField
     """The fields from the newest frame to each of the ``most`` before it, the earliest first, from those of the frame before it."""
     if ways is None or most == 1:
         return step
-    ways = FlowFields(ways.flow[1 - most :], None if ways.scale is None else ways.scale[1 - most :])
+    ways = ways.rows(slice(1 - most, None))
     count = len(ways.flow)
-    repeated = FlowFields(step.flow.expand(count, -1, -1, -1), None if step.scale is None else step.scale.expand(count, -1, -1, -1))
-    further = chain(repeated, ways)
-    scale = None if further.scale is None or step.scale is None else torch.cat([further.scale, step.scale])
-    return FlowFields(torch.cat([further.flow, step.flow]), scale)
+    further = chain(step.each(lambda member: member.expand(count, -1, -1, -1)), ways)
+    return further.with_other(step, lambda ours, newest: torch.cat([ours, newest]))
 
 
 def _compare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,8 +116,7 @@ def carried(
 
     ``key_map`` is the model's ``carried_map`` of the key frames' features. ``image`` may be one frame for all key frames.
     """
-    scale = None if fields.scale is None else fields.scale.to(key_map.device)
-    fields = FlowFields(fields.flow.to(key_map.device), scale)
+    fields = fields.each(lambda member: member.to(key_map.device))
     feature = propagate(key_map, fields)
     refine = model.refine_network
     if refine is None:
@@ -157,17 +157,16 @@ def _chained(steps: FlowFields, lengths: Sequence[int]) -> FlowFields:
     device = steps.flow.device
     count = torch.tensor(lengths, device=device)
     first = count.cumsum(0) - count
-    fields = _some(steps, first)
+    fields = steps.rows(first)
     for number in range(1, max(lengths)):
         longer = (count > number).nonzero().squeeze(1)
-        further = chain(_some(steps, first[longer] + number), _some(fields, longer))
-        scale = None if fields.scale is None or further.scale is None else fields.scale.index_copy(0, longer, further.scale)
-        fields = FlowFields(fields.flow.index_copy(0, longer, further.flow), scale)
+        further = chain(steps.rows(first[longer] + number), fields.rows(longer))
+        fields = fields.with_other(further, partial(_with_rows, longer))
     return fields
 
 
-def _some(fields: FlowFields, chosen: Tensor) -> FlowFields:
-    return FlowFields(fields.flow[chosen], None if fields.scale is None else fields.scale[chosen])
+def _with_rows(rows: Tensor, every: Tensor, changed: Tensor) -> Tensor:
+    return every.index_copy(0, rows, changed)
 
 
 def extract(network: nn.Module, image: Tensor) -> Tensor:

@@ -155,22 +155,18 @@ def observe(model: DeepFeatureFlow, clip: Clip, *, pixels: int, device: torch.de
         if ages:
             keys = [seen[-age] for age in ages]
             key_images, key_maps = torch.cat([key.image for key in keys]), torch.cat([key.key_map for key in keys])
-            fields = way_back(model, image.expand_as(key_images), key_images) if ways is None else _rows(ways, [-age for age in ages])
+            fields = way_back(model, image.expand_as(key_images), key_images) if ways is None else ways.rows([-age for age in ages])
             answers = carried(model, key_maps, image, key_images, torch.tensor(ages, device=device), fields)
             for row, (age, key) in enumerate(zip(ages, keys, strict=True)):
                 signals = measure_signals(cells, key.cells, key.doubt, fields.flow[row : row + 1].to(device), age=age)
                 told.append([float(value) for value in astuple(signals)])
                 differs.append(float((head.decode(head(answers[row : row + 1]), geometry).labels != own).mean()))
-                surprises.append(surprise(head, key.key_map, _rows(fields, [row]), feature))
+                surprises.append(surprise(head, key.key_map, fields.rows([row]), feature))
         seen.append(_Seen(image, model.carried_map(feature), cells, doubt(head, feature)))
     if not told:
         raise ValueError(f"{clip.name} should hold consecutive frames")
     floors = np.array([FLOORS[name] for name in USED])
     return Observed(np.log(np.array(told) + floors), _log(differs), _log(surprises))
-
-
-def _rows(ways: FlowFields, rows: list[int]) -> FlowFields:
-    return FlowFields(ways.flow[rows], None if ways.scale is None else ways.scale[rows])
 
 
 def _log(shares: Sequence[float]) -> Array:

@@ -95,6 +95,9 @@ def test_ways_of_several_lengths_are_chained_as_each_on_its_own(flow_network: di
     assert (fields.scale is None) == (flow_network["kind"] == "dis")
     for index, expected in enumerate(slow):
         torch.testing.assert_close(fields.flow[index : index + 1], expected.flow, atol=1e-4, rtol=1e-4)
+        assert (fields.fine is None) == (expected.fine is None) == (flow_network["kind"] != "dis")
+        if fields.fine is not None and expected.fine is not None:
+            torch.testing.assert_close(fields.fine[index : index + 1], expected.fine, atol=1e-4, rtol=1e-4)
         if fields.scale is not None and expected.scale is not None:
             torch.testing.assert_close(fields.scale[index : index + 1], expected.scale, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(fields.flow[1], direct.flow[1], atol=1e-4, rtol=1e-4)

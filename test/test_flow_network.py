@@ -51,7 +51,10 @@ def test_dis_flow_of_a_cell_is_the_mean_of_its_pixels(monkeypatch: pytest.Monkey
     network = DISFlow(stride=8)
     pixels = torch.randn(20, 24, 2, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(network, "_flow", lambda current, key: pixels.numpy())
-    flow = network(torch.zeros(1, 20, 24, dtype=torch.uint8), torch.zeros(1, 20, 24, dtype=torch.uint8)).flow
+    fields = network(torch.zeros(1, 20, 24, dtype=torch.uint8), torch.zeros(1, 20, 24, dtype=torch.uint8))
+    assert fields.fine is not None
+    torch.testing.assert_close(fields.fine[0], pixels.permute(2, 0, 1) / 4)
+    flow = fields.flow
     expected = pixels.view(5, 4, 6, 4, 2).mean(dim=(1, 3)).permute(2, 0, 1) / 4  # half-size pixels per cell
     torch.testing.assert_close(flow[0], expected)
 

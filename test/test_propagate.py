@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dff_ros.core.propagate import FlowFields, chain, propagate, sample, warp
@@ -117,6 +118,67 @@ def test_a_chain_of_two_steps_is_their_flows_one_after_the_other() -> None:
             torch.testing.assert_close(chained[0, :, y, x], expected)
 
 
+def slow_chain(step: Tensor, earlier: Tensor) -> Tensor:
+    """step(p) + earlier(p + step(p)) for flows (2, H, W) in cells of their own grid, one place at a time, held to the map."""
+    height, width = step.shape[1:]
+    chained = torch.empty_like(step)
+    for y in range(height):
+        for x in range(width):
+            across = min(max(x + float(step[0, y, x]), 0.0), width - 1.0)
+            down = min(max(y + float(step[1, y, x]), 0.0), height - 1.0)
+            left, top = min(int(across), width - 2), min(int(down), height - 2)
+            right, below = across - left, down - top
+            shares = torch.tensor([[1 - below], [below]]) * torch.tensor([[1 - right, right]])
+            chained[:, y, x] = step[:, y, x] + (earlier[:, top : top + 2, left : left + 2] * shares).sum(dim=(1, 2))
+    return chained
+
+
+def with_fine(fine: Tensor, density: int) -> FlowFields:
+    return FlowFields(F.avg_pool2d(fine, density), fine=fine)
+
+
+def test_flow_within_cells_is_what_is_chained_where_both_have_it() -> None:
+    step, earlier = (torch.empty(2, 2, 6, 9).uniform_(-1.5, 1.5) for _ in range(2))
+    chained = chain(with_fine(step, 3), with_fine(earlier, 3))
+    # A third of a cell to each value: within their own grid flows are three times as long.
+    expected = torch.stack([slow_chain(one * 3, other * 3) / 3 for one, other in zip(step, earlier, strict=True)])
+    assert chained.fine is not None
+    torch.testing.assert_close(chained.fine, expected)
+    torch.testing.assert_close(chained.flow, expected.view(2, 2, 2, 3, 3, 3).mean(dim=(3, 5)))
+    still = with_fine(torch.zeros_like(step), 3)
+    torch.testing.assert_close(chain(still, with_fine(earlier, 3)).fine, earlier)
+
+
+def test_flow_is_chained_from_cell_to_cell_where_one_has_nothing_within_cells() -> None:
+    step, earlier = (torch.empty(1, 2, 6, 9).uniform_(-1.5, 1.5) for _ in range(2))
+    coarse = FlowFields(F.avg_pool2d(earlier, 3))
+    for chained in (chain(with_fine(step, 3), coarse), chain(coarse, with_fine(step, 3))):
+        assert chained.fine is None
+    torch.testing.assert_close(chain(with_fine(step, 3), coarse).flow, chain(FlowFields(F.avg_pool2d(step, 3)), coarse).flow)
+
+
+def test_a_small_thing_keeps_its_own_motion_over_many_steps() -> None:
+    # Three quarters of a cell wide, on a background that stands still; it has come a quarter of a cell with each of eight frames.
+    density, steps = 4, 8
+
+    def at(frame: int) -> FlowFields:
+        fine = torch.zeros(1, 2, 4 * density, 8 * density)
+        fine[:, 0, :, 8 + frame : 11 + frame] = -1 / density
+        return with_fine(fine, density)
+
+    fine = cells = at(1)
+    for frame in range(2, steps + 1):
+        fine = chain(at(frame), fine)
+        cells = chain(FlowFields(at(frame).flow), FlowFields(cells.flow))
+    assert fine.fine is not None
+    now = 8 + steps
+    assert fine.fine[0, 0, 5, now : now + 3].tolist() == [-2.0] * 3
+    came = (now // density, (now + 3) // density)  # the cells in which it is now
+    found, blurred = (float(flow[0, 0, 1, came[0] : came[1] + 1].min()) for flow in (fine.flow, cells.flow))
+    assert found == -1.5, "it fills three quarters of its cell"
+    assert blurred > -0.75, "from cell to cell it takes on the background's motion"
+
+
 def test_a_chain_multiplies_scales_where_they_were() -> None:
     step = FlowFields(torch.zeros(1, 2, 2, 3), torch.full((1, 1, 2, 3), 2.0))
     step.flow[:, 0] = 1.0
@@ -130,3 +192,5 @@ def test_a_chain_wants_scales_in_both_or_in_none() -> None:
     flow = torch.zeros(1, 2, 2, 3)
     with pytest.raises(ValueError, match="both have a scale or both none"):
         chain(FlowFields(flow, torch.ones(1, 1, 2, 3)), FlowFields(flow))
+    with pytest.raises(ValueError, match=r"flow should be \(1, 2, 2, 3\), got \(1, 2, 3, 3\)"):
+        chain(FlowFields(flow), FlowFields(torch.zeros(1, 2, 3, 3)))

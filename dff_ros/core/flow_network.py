@@ -77,11 +77,13 @@ class DISFlow(nn.Module):
         return (grey * 255.0 + 0.5).to(torch.uint8).cpu()
 
     def forward(self, current: Tensor, key: Tensor) -> FlowFields:
-        """Flow (N, 2, H / stride, W / stride) on the host."""
+        """Flow (N, 2, H / stride, W / stride), and within cells at each half-size pixel, on the host."""
         cell = self.stride // 2  # half-size pixels per feature cell
-        flows = [self._flow(now.numpy(), then.numpy()) for now, then in zip(current, key, strict=True)]
+        flows = np.stack([self._flow(now.numpy(), then.numpy()) for now, then in zip(current, key, strict=True)]) / np.float32(cell)
         cells = np.stack([_mean_of_squares(flow, cell) for flow in flows])
-        return FlowFields(torch.from_numpy(cells).permute(0, 3, 1, 2) / cell)
+        height, width = (side * cell for side in cells.shape[1:3])  # what fills no cell is left out
+        fine = torch.from_numpy(flows[:, :height, :width]).permute(0, 3, 1, 2)
+        return FlowFields(torch.from_numpy(cells).permute(0, 3, 1, 2), fine=fine)
 
     def _flow(self, current: np.ndarray, key: np.ndarray) -> np.ndarray:
         if min(current.shape) < 16:  # DIS needs a patch and a pyramid; what is smaller than that cannot have moved measurably

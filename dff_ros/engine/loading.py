@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,8 +49,9 @@ class LoadedModel:
     def flow(self, current: Tensor, key: Tensor) -> FlowFields:
         """F: two prepared images -> flow and scale on the device."""
         fields: FlowFields = self.networks.flow_network(current, key)
-        scale = None if "scale" in self.without or fields.scale is None else fields.scale.to(self.device)
-        return FlowFields(fields.flow.to(self.device), scale)
+        if "scale" in self.without:
+            fields = replace(fields, scale=None)
+        return fields.each(lambda member: member.to(self.device))
 
     def refines(self, settings: EngineSettings) -> bool:
         """Whether propagated features are corrected: the bundle has a branch on the current frame, and nobody switched it off."""
