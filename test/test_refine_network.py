@@ -123,7 +123,7 @@ def refine_slowly(network: LightRefineNetwork, current: np.ndarray, key: np.ndar
         signals[6, y, x] = min(age, 20) / 10
     fused = run(network.fusion, np.concatenate([run(network.encoder, pixels), feature, signals]))
     gate = 1 / (1 + np.exp(-convolve(fused, network.gate)))
-    result: np.ndarray = feature + gate * convolve(fused, network.correction)
+    result: np.ndarray = feature + age / (age + 1) * gate * convolve(fused, network.correction)
     return result
 
 

@@ -20,7 +20,7 @@ from dff_ros.core.propagate import FlowFields, warp
 from dff_ros.core.signals import mean_over_cells
 
 GATE_START = -2.0
-"""The gates' bias at the start: a correction first passes at 0.12 of its size and has to earn more."""
+"""The gates' bias at the start: a correction first passes at 0.12 of what age allows and has to earn more."""
 
 LOOK_GATE_START = -0.4
 """The same where the look is a trained network: 0.4 of what the key frame's age allows."""
@@ -89,6 +89,11 @@ class _Branch(nn.Module):
 
     Beside the two a gate and what it lets through read where the warp went wrong: the difference of the current frame and the warped
     key frame, the share of each cell that lay in the key frame's view, the flow and the age.
+
+    Gates open by age / (age + 1) at the most: what is propagated errs more with every frame, what is seen in the current one as much on
+    each. For errors that add up, this is how the weight of what is seen in the best mean of the two grows. Gates alone, learned at all ages
+    together, open too far for a fresh key frame (held against per-frame, on five recordings: the best factors for ages 1, 2, 3, 5 and 9
+    are about .5, .6, .75, .85 and .9).
     """
 
     channels: int
@@ -111,12 +116,9 @@ class _Branch(nn.Module):
         seen = self._laid_out(current.seen.expand(len(feature), -1, -1, -1))
         signals = self._laid_out(self._signals(current, key, fields, age))
         fused = self.fusion(torch.cat([seen, feature, signals], dim=1))
-        gate = torch.sigmoid(self.gate(fused)) * self._trust(age).to(fused.dtype).view(-1, 1, 1, 1)
+        trust = age.float() / (age.float() + 1.0)
+        gate = torch.sigmoid(self.gate(fused)) * trust.to(fused.dtype).view(-1, 1, 1, 1)
         return feature + gate * self._change(feature, seen, fused)
-
-    def _trust(self, age: Tensor) -> Tensor:
-        """How far gates open at the most, (N,) in 0..1, where the key frame is ``age`` (N,) frames old."""
-        return torch.ones_like(age, dtype=torch.float32)
 
     def prepare(self, image: Tensor) -> LookedAt:
         """The image beside its mean over each feature cell; raises ValueError where it does not divide into cells."""
@@ -146,7 +148,7 @@ class _Branch(nn.Module):
 
 
 class LightRefineNetwork(_Branch):
-    """A small encoder of the current frame, fused with the propagated feature: feature + gate * correction.
+    """A small encoder of the current frame, fused with the propagated feature: feature + age / (age + 1) * gate * correction.
 
     The correction starts as 0, so an untrained branch changes nothing.
 
@@ -194,10 +196,7 @@ class LookRefineNetwork(_Branch):
     """One more look: a compact network on the current frame made small, blended with the propagated feature cell by cell.
 
     Each half of the answer errs elsewhere: the propagated feature where the warp went wrong, the small look in the thin and the far.
-    A gate for each channel and cell says how much of the look is taken: feature + age / (age + 1) * gate * (look - feature). What is
-    propagated errs more with every frame, the look as much on each: for errors that add up, this is how the weight of the look in the best
-    mean of the two grows. Gates alone, learned at all ages together, open too far for a fresh key frame (held against per-frame, on five
-    recordings: the best factors for ages 1, 2, 3, 5 and 9 are about .5, .6, .75, .85 and .9).
+    A gate for each channel and cell says how much of the look is taken: feature + age / (age + 1) * gate * (look - feature).
 
     ``scale`` is the size of the look ("2/3": two thirds of the frame's width and height), ``fusion_width`` the channels of what computes
     the gate; all else are options of the trunk, a :class:`CompactFeatureNetwork`, which starts from the weights of a bundle of the same
@@ -221,9 +220,6 @@ class LookRefineNetwork(_Branch):
         """(N, 3, H, W) in 0..1 -> the small look's feature, at the feature's size (N, C, h, w)."""
         size = (image.shape[2] // self.stride, image.shape[3] // self.stride)
         return self.spread(self.trunk(self.spread.resized(image)), size)  # type: ignore[no-any-return]
-
-    def _trust(self, age: Tensor) -> Tensor:
-        return age.float() / (age.float() + 1.0)
 
     def _change(self, feature: Tensor, seen: Tensor, fused: Tensor) -> Tensor:
         return seen - feature
