@@ -152,6 +152,9 @@ def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, wo
     after = _measured(training.averaged, held, card, settings, device)
     print(f"dff_train: before: {_said(notes['before'], settings.interval)}")
     print(f"dff_train: after:  {_said(after, settings.interval)}")
+    worse = grown(notes["before"], after)
+    if worse:
+        print(f"dff_train: more of the {' and '.join(worse)} differ than before: more recordings may help, or keep {settings.model}")
     save_bundle(to, distilled_card(card, to.name, learned, settings, notes, after), training.averaged)
     print(f"dff_train: wrote {to}")
 
@@ -271,6 +274,11 @@ def _measured(
     model: DeepFeatureFlow, held: Sequence[Clip], card: Card, settings: Settings, device: torch.device
 ) -> dict[str, float | int | None]:
     return disagreement(model, held, interval=settings.interval, pixels=card.input_pixels, device=device).figures()
+
+
+def grown(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Which answers differ from per-frame's more often than ``before``: on few frames a branch may learn what holds for these alone."""
+    return [name for name in ("pixels", "boxes") if before[name] is not None and after[name] > before[name]]
 
 
 def _said(figures: Mapping[str, Any], interval: int) -> str:

@@ -138,6 +138,20 @@ def test_a_branch_that_came_with_the_bundle_learns_slower_than_a_new_one(
     assert known.learning_rate < new.learning_rate / 2
 
 
+def test_an_answer_that_differs_more_than_before_is_named(
+    bundle: Path, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = iter(
+        [{"frames": 6, "pixels": 0.1, "boxes": 0.2, "feature": 0.3}, {"frames": 6, "pixels": 0.11, "boxes": 0.2, "feature": 0.4}]
+    )
+    monkeypatch.setattr(distilling, "train_on", lambda *_, **__: None)
+    monkeypatch.setattr(distilling, "_measured", lambda *_: next(figures))
+    assert main(command(bundle, drive, tmp_path, "--steps", "2")) == 0
+    assert f"more of the pixels differ than before: more recordings may help, or keep {bundle}" in capsys.readouterr().out
+    assert distilling.grown({"pixels": None, "boxes": 0.2}, {"pixels": None, "boxes": 0.2}) == []
+    assert distilling.grown({"pixels": 0.1, "boxes": 0.2}, {"pixels": 0.2, "boxes": 0.3}) == ["pixels", "boxes"]
+
+
 def test_flow_and_branch_are_both_trained_and_what_trained_stays_as_it_was(drive: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     card = tiny_card(architecture={**tiny_card().architecture, "flow_network": {"kind": "flownet", "width": 0.125}})
