@@ -20,6 +20,7 @@ import yaml
 from tqdm import tqdm
 
 from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, read_card, save_bundle, with_refine_network
+from dff_ros.core.flow_network import StillFlow
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.engine.preprocess import fit
 from dff_ros.recording.opening import open_recording
@@ -137,11 +138,13 @@ def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, wo
     dataset = crops(learned, card, model.stride, settings, between=model.chains_flow)
     if not notes:
         before = _measured(model.to(device), held, card, settings, device)
+        copied = _measured(without_propagation(model), held, card, settings, device)
+        print(f"dff_train: copied: {_said(copied, settings.interval)}, were key frames' answers given again", flush=True)
         print(f"dff_train: before: {_said(before, settings.interval)}", flush=True)
         steps = settings.steps or _steps_in_time(
             _training(card, model, trains, LEAST_STEPS, settings, run, device), dataset, settings.minutes
         )
-        notes = {**settings.identity(), "steps": steps, "before": before}
+        notes = {**settings.identity(), "steps": steps, "copied": copied, "before": before}
         run.mkdir(parents=True, exist_ok=True)
         (run / NOTES).write_text(yaml.safe_dump(notes, sort_keys=False), encoding="utf-8")
     training = _training(card, model, trains, notes["steps"], settings, run, device)
@@ -180,6 +183,11 @@ def with_branch(settings: Settings) -> tuple[Card, DeepFeatureFlow]:
         torch.manual_seed(settings.seed)
         return with_refine_network(model, card, {"kind": settings.refine})
     return card, model
+
+
+def without_propagation(model: DeepFeatureFlow) -> DeepFeatureFlow:
+    """The same per-frame path, whose key frames' features are copied to the frames after: what any propagation should be better than."""
+    return model.with_parts(flow_network=StillFlow(stride=model.stride), refine_network=None, half_cells=None, chains_flow=False)
 
 
 def propagation_parts(card: Card, model: DeepFeatureFlow) -> tuple[str, ...]:
@@ -292,8 +300,8 @@ def distilled_card(
 ) -> Card:
     """The new bundle's card: what it was made from, how, and what that brought. Scores of the old propagation are left out."""
     sources = [f"{clip.name} ({len(clip)} frames without labels), for propagation alone" for clip in learned]
-    before = notes["before"]
-    kept = {figure: {"before": before[figure], "after": after[figure]} for figure in ("pixels", "boxes", "feature")}
+    measured = {**{when: notes[when] for when in ("copied", "before") if when in notes}, "after": after}
+    kept = {figure: {when: each[figure] for when, each in measured.items()} for figure in ("pixels", "boxes", "feature")}
     return replace(
         card,
         name=name,
