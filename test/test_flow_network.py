@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from test_feature_network import gmac
 
 from dff_ros.core.flow_network import COARSE_CELLS, FLOWNETS, DISFlow, FlowNetS, StillFlow
@@ -57,6 +58,16 @@ def test_dis_flow_of_a_cell_is_the_mean_of_its_pixels(monkeypatch: pytest.Monkey
     flow = fields.flow
     expected = pixels.view(5, 4, 6, 4, 2).mean(dim=(1, 3)).permute(2, 0, 1) / 4  # half-size pixels per cell
     torch.testing.assert_close(flow[0], expected)
+
+
+@pytest.mark.parametrize(("size", "cells"), [((128, 160), (16, 20)), ((134, 150), (16, 18)), ((24, 38), (3, 4))])
+def test_dis_flow_within_cells_has_the_cells_flow_as_its_mean(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    image, network = textured_image(*size), DISFlow(stride=8)
+    fields = network(network.prepare(to_tensor(image)), network.prepare(to_tensor(np.roll(image, 6, axis=1))))
+    assert fields.flow.shape == (1, 2, *cells)
+    assert fields.fine is not None and fields.fine.shape == (1, 2, 4 * cells[0], 4 * cells[1]), "what fills no cell is left out"
+    assert bool(fields.fine.any()) == (min(size) >= 32), "what is smaller is not measured"
+    torch.testing.assert_close(F.avg_pool2d(fields.fine, 4), fields.flow, atol=1e-5, rtol=0)
 
 
 def test_dis_flow_has_scale_one_and_no_parameters() -> None:

@@ -157,6 +157,13 @@ def test_flow_is_chained_from_cell_to_cell_where_one_has_nothing_within_cells() 
     torch.testing.assert_close(chain(with_fine(step, 3), coarse).flow, chain(FlowFields(F.avg_pool2d(step, 3)), coarse).flow)
 
 
+def test_flow_is_chained_from_cell_to_cell_where_the_two_have_other_numbers_within_cells() -> None:
+    step, earlier = (torch.empty(1, 2, 2 * density, 3 * density).uniform_(-1.5, 1.5) for density in (3, 2))
+    chained = chain(with_fine(step, 3), with_fine(earlier, 2))
+    assert chained.fine is None
+    torch.testing.assert_close(chained.flow, chain(FlowFields(F.avg_pool2d(step, 3)), FlowFields(F.avg_pool2d(earlier, 2))).flow)
+
+
 def test_a_small_thing_keeps_its_own_motion_over_many_steps() -> None:
     # Three quarters of a cell wide, on a background that stands still; it has come a quarter of a cell with each of eight frames.
     density, steps = 4, 8
