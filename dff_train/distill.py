@@ -286,7 +286,7 @@ def _measured(
 
 def grown(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Which answers differ from per-frame's more often than ``before``: on few frames a branch may learn what holds for these alone."""
-    return [name for name in ("pixels", "boxes") if before[name] is not None and after[name] > before[name]]
+    return [name for name in ("pixels", "boxes") if (after[name] or 0.0) > (before[name] or 0.0)]  # None: no box of either to differ
 
 
 def _said(figures: Mapping[str, Any], interval: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -116,7 +117,7 @@ def carried(
 
     ``key_map`` is the model's ``carried_map`` of the key frames' features. ``image`` may be one frame for all key frames.
     """
-    fields = fields.each(lambda member: member.to(key_map.device))
+    fields = replace(fields, fine=None).each(lambda member: member.to(key_map.device))
     feature = propagate(key_map, fields)
     refine = model.refine_network
     if refine is None:

@@ -149,6 +149,9 @@ def test_an_answer_that_differs_more_than_before_is_named(
     assert main(command(bundle, drive, tmp_path, "--steps", "2")) == 0
     assert f"more of the pixels differ than before: more recordings may help, or keep {bundle}" in capsys.readouterr().out
     assert distilling.grown({"pixels": None, "boxes": 0.2}, {"pixels": None, "boxes": 0.2}) == []
+    # No sure box in either answer: nothing is there that could differ.
+    assert distilling.grown({"pixels": None, "boxes": 0.9}, {"pixels": None, "boxes": None}) == []
+    assert distilling.grown({"pixels": None, "boxes": None}, {"pixels": None, "boxes": 0.9}) == ["boxes"]
     assert distilling.grown({"pixels": 0.1, "boxes": 0.2}, {"pixels": 0.2, "boxes": 0.3}) == ["pixels", "boxes"]
 
 

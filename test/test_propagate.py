@@ -201,3 +201,21 @@ def test_a_chain_wants_scales_in_both_or_in_none() -> None:
         chain(FlowFields(flow, torch.ones(1, 1, 2, 3)), FlowFields(flow))
     with pytest.raises(ValueError, match=r"flow should be \(1, 2, 2, 3\), got \(1, 2, 3, 3\)"):
         chain(FlowFields(flow), FlowFields(torch.zeros(1, 2, 3, 3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8, 24), (2, 2, 8, 12), (1, 2, 3, 5), (1, 2, 9, 12)])
+def test_flow_within_cells_has_as_many_values_a_side_of_each_cell(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"for the flow \(1, 2, 4, 6\), got"):
+        FlowFields(torch.zeros(1, 2, 4, 6), fine=torch.zeros(shape))
+
+
+def test_what_is_done_to_fields_is_done_to_each_member_that_both_have() -> None:
+    flow, scale, fine = torch.randn(3, 2, 2, 3), torch.randn(3, 4, 2, 3), torch.randn(3, 2, 4, 6)
+    fields = FlowFields(flow, scale, fine)
+    some = fields.rows([2, 0])
+    assert some.scale is not None and some.fine is not None
+    for member, given in ((some.flow, flow), (some.scale, scale), (some.fine, fine)):
+        assert torch.equal(member, given[[2, 0]])
+    both = fields.with_other(FlowFields(flow, fine=fine), torch.add)
+    assert both.scale is None and both.fine is not None
+    assert torch.equal(both.flow, 2 * flow) and torch.equal(both.fine, 2 * fine)

@@ -20,12 +20,21 @@ class FlowFields:
     ``flow`` is (N, 2, H, W), (dx, dy) in feature cells, from the current frame back to the key frame;
     ``scale`` is (N, C, H, W) and multiplies the warped feature, or None where it is 1 everywhere.
     ``fine`` is the flow within cells, in feature cells as well, (N, 2, d H, d W) with d values a side of each cell, where the network
-    measures it: ``flow`` is its mean over each cell. Only :func:`chain` reads it.
+    measures it: ``flow`` is its mean over each cell. Only :func:`chain` reads it. Raises ValueError where it does not divide into cells.
     """
 
     flow: Tensor
     scale: Tensor | None = None
     fine: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.fine is None:
+            return
+        count, _, height, width = self.flow.shape
+        density = self.fine.shape[2] // max(height, 1)
+        expected = (count, 2, density * height, density * width)
+        if self.fine.shape != expected or not density:
+            raise ValueError(f"fine should be (N, 2, d H, d W) for the flow {tuple(self.flow.shape)}, got {tuple(self.fine.shape)}")
 
     def each(self, change: Callable[[Tensor], Tensor]) -> FlowFields:
         """The same done to every member that there is."""

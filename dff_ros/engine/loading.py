@@ -51,6 +51,8 @@ class LoadedModel:
         fields: FlowFields = self.networks.flow_network(current, key)
         if "scale" in self.without:
             fields = replace(fields, scale=None)
+        if not self.networks.chains_flow:
+            fields = replace(fields, fine=None)
         return fields.each(lambda member: member.to(self.device))
 
     def refines(self, settings: EngineSettings) -> bool:
