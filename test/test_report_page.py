@@ -56,7 +56,7 @@ def counted(dom: str) -> PlotCounter:
 def replayed(refined_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a real replay of a generated drive."""
     folder = tmp_path_factory.mktemp("report")
-    how = ["--drive", "9", "--model", str(refined_bundle), "--schedule", "fixed:3", "--device", "cpu", "--baseline"]
+    how = ["--drive", "9", "--model", str(refined_bundle), "--schedule", "fixed:5", "--device", "cpu", "--baseline"]
     assert main([*how, "--json", str(folder / "report.json"), "--html", str(folder / "report.html")]) == 0
     return folder / "report.html"
 
@@ -102,7 +102,7 @@ def test_the_page_of_a_replay_holds_everything(replayed: Path) -> None:
     assert not re.search(r"""\b(src|href)=(?!"data:)""", own)
     assert "url(" not in own and "@import" not in own
     assert own.count("<img ") == own.count(" alt=") > 0
-    assert "generated drive 0, 9 frames" in own and "--schedule fixed:3" in own
+    assert "generated drive 0, 9 frames" in own and "--schedule fixed:5" in own
     assert all('scope="' in cell for cell in re.findall(r"<th\b[^>]*>", own))
 
 
