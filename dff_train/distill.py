@@ -19,8 +19,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, read_card, save_bundle, with_refine_network
-from dff_ros.core.flow_network import StillFlow
+from dff_ros.core.bundle import WEIGHTS_FILE, Card, find_bundle, load_bundle, save_bundle, with_flow_network, with_refine_network
 from dff_ros.core.model import DeepFeatureFlow
 from dff_ros.engine.preprocess import fit
 from dff_ros.recording.opening import open_recording
@@ -132,22 +131,23 @@ def distill(settings: Settings, *, run: Path, to: Path, device: torch.device, wo
         raise ValueError(f"the new bundle should not take the place of the one it is made from, got {to} for both")
     notes = read_notes(run, settings)
     goes_on = bool(notes)
-    card, model = with_branch(settings)
+    card, model, new_branch = with_branch(settings)
     trains = propagation_parts(card, model)
     learned, held = decoded(settings, card.input_pixels)
     dataset = crops(learned, card, model.stride, settings, between=model.chains_flow)
     if not notes:
         before = _measured(model.to(device), held, card, settings, device)
-        copied = _measured(without_propagation(model), held, card, settings, device)
+        copying = with_flow_network(model, card, "still").with_parts(refine_network=None)
+        copied = _measured(copying, held, card, settings, device)
         print(f"dff_train: copied: {_said(copied, settings.interval)}, were key frames' answers given again", flush=True)
         print(f"dff_train: before: {_said(before, settings.interval)}", flush=True)
         steps = settings.steps or _steps_in_time(
-            _training(card, model, trains, LEAST_STEPS, settings, run, device), dataset, settings.minutes
+            _training(card, model, stages(trains, LEAST_STEPS, new_branch=new_branch), settings, run, device), dataset, settings.minutes
         )
         notes = {**settings.identity(), "steps": steps, "copied": copied, "before": before}
         run.mkdir(parents=True, exist_ok=True)
         (run / NOTES).write_text(yaml.safe_dump(notes, sort_keys=False), encoding="utf-8")
-    training = _training(card, model, trains, notes["steps"], settings, run, device)
+    training = _training(card, model, stages(trains, notes["steps"], new_branch=new_branch), settings, run, device)
     training.resume()
     if goes_on:
         print(f"dff_train: the run has {notes['steps']} steps since it began, whatever --steps and --minutes say; {done(training)} done")
@@ -176,18 +176,13 @@ def read_notes(run: Path, settings: Settings) -> Mapping[str, Any]:
     return notes
 
 
-def with_branch(settings: Settings) -> tuple[Card, DeepFeatureFlow]:
-    """The bundle to start from, with an untrained branch where it has none and one is wanted."""
+def with_branch(settings: Settings) -> tuple[Card, DeepFeatureFlow, bool]:
+    """The bundle to start from, with an untrained branch where it has none and one is wanted; and whether that is so."""
     card, model = load_bundle(settings.model)
     if model.refine_network is None and settings.refine != "none":
         torch.manual_seed(settings.seed)
-        return with_refine_network(model, card, {"kind": settings.refine})
-    return card, model
-
-
-def without_propagation(model: DeepFeatureFlow) -> DeepFeatureFlow:
-    """The same per-frame path, whose key frames' features are copied to the frames after: what any propagation should be better than."""
-    return model.with_parts(flow_network=StillFlow(stride=model.stride), refine_network=None, half_cells=None, chains_flow=False)
+        return *with_refine_network(model, card, {"kind": settings.refine}), True
+    return card, model, False
 
 
 def propagation_parts(card: Card, model: DeepFeatureFlow) -> tuple[str, ...]:
@@ -234,11 +229,10 @@ def crops(clips: Sequence[Clip], card: Card, stride: int, settings: Settings, *,
 
 
 def _training(
-    card: Card, model: DeepFeatureFlow, trains: tuple[str, ...], steps: int, settings: Settings, run: Path, device: torch.device
+    card: Card, model: DeepFeatureFlow, planned: tuple[Stage, ...], settings: Settings, run: Path, device: torch.device
 ) -> Training:
     """A run at its beginning, with the weights of ``model``."""
-    new = "refine_network" not in read_card(find_bundle(settings.model)).architecture
-    training = Training(Recipe(card, sources={}, stages=stages(trains, steps, new_branch=new), seed=settings.seed), run, device)
+    training = Training(Recipe(card, sources={}, stages=planned, seed=settings.seed), run, device)
     training.start_with(model)
     return training
 
